@@ -1,0 +1,40 @@
+# The environment is made on the first use, and again when pyproject.toml or constraints.txt changed.
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+READY := .venv/.ready
+BENCH_READY := .venv/.ready-bench
+PIP := $(BIN)/pip --quiet --disable-pip-version-check install -c constraints.txt
+
+.PHONY: help demo test lint bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: $(READY)  ## does momentum pay on the digits? the main job on real data, about two minutes
+	@$(BIN)/ravine compare digits --yes
+
+test: lint  ## format, lint, types and tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+lint: $(READY)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(BENCH_READY)  ## measure against peers, side by side
+	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+clean:  ## remove caches and builds; the environment and the studies stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@echo "making the environment in .venv (torch is large, this takes a minute or two)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+$(BENCH_READY): $(READY)
+	@$(PIP) -e '.[bench]'
+	@touch $@

@@ -1,0 +1,53 @@
+"""ravine: does momentum pay on my problem, by how much, why, and with which settings?
+
+`ravine.compare(problem)` tunes every method alike, runs the winners on fresh seeds and returns a `Comparison` with a
+verdict per method. `ravine.optim` holds the same update rules as drop-in `torch.optim` optimizers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ravine.errors import UserError, WorkError
+
+if TYPE_CHECKING:
+    from ravine import metrics, optim, rules
+    from ravine.metrics import Metric
+    from ravine.problems import Problem
+    from ravine.study import Comparison, compare, resume
+
+__version__ = "0.1.0"
+__all__ = [
+    "Comparison",
+    "Metric",
+    "Problem",
+    "UserError",
+    "WorkError",
+    "__version__",
+    "compare",
+    "metrics",
+    "optim",
+    "resume",
+    "rules",
+]
+
+# Where a name lives. It is imported on first use, so `import ravine` (and `ravine --help`) need not wait for torch.
+_HOME = {
+    "Comparison": "ravine.study",
+    "Metric": "ravine.metrics",
+    "Problem": "ravine.problems",
+    "compare": "ravine.study",
+    "resume": "ravine.study",
+}
+_MODULES = frozenset({"metrics", "optim", "rules"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"ravine.{name}")
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'ravine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,193 @@
+"""The command line: checks the words, calls the library, prints what it returns.
+
+Exit codes: 0 done, 1 the work failed, 2 the words were wrong, 130 stopped by the keyboard.
+"""
+
+import errno
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import ravine
+from ravine.errors import UserError, WorkError
+from ravine.terminal import Screen, console, show_verdicts
+
+if TYPE_CHECKING:
+    from ravine.study import Comparison
+
+# Troubles of the machine that a person can mend; every other OSError is a fault of ours and shows its traceback.
+MENDS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "choose a directory that can be written with --out",
+    errno.EACCES: "choose a directory that can be written with --out",
+    errno.EPERM: "choose a directory that can be written with --out",
+}
+
+app = typer.Typer(
+    name="ravine",
+    help="Does momentum pay on my problem, by how much, and with which settings?",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+list_app = typer.Typer(help="What there is: problems, methods, data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch data sets, list them.", no_args_is_help=True)
+app.add_typer(list_app, name="list")
+app.add_typer(data_app, name="data")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; what went wrong is one line on standard error."""
+    try:
+        app(args=arguments, prog_name="ravine")
+    except UserError as error:
+        _stop(str(error), 2)
+    except WorkError as error:
+        _stop(str(error), 1)
+    except OSError as error:
+        if error.errno not in MENDS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _stop(f"{error.strerror}{where}; {MENDS[error.errno]}; what was stored is kept, `ravine resume` goes on", 1)
+
+
+def _stop(sentence: str, code: int) -> None:
+    print(f"ravine: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "2h", "30m", "1h30m" or "90s"."""
+    part = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(?:{part}h)?(?:{part}m)?(?:{part}s)?", text.strip().lower())
+    hours, minutes, seconds = (float(number or 0) for number in found.groups()) if found else (0.0, 0.0, 0.0)
+    if not (total := 3600 * hours + 60 * minutes + seconds):
+        raise UserError(f"--time {text!r} is no length of time: write it like 2h, 30m, 1h30m or 90s")
+    return total
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"--methods {text!r}: write each name once, with commas between, like sgd,momentum,adam")
+    return names
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(ravine.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    problem: Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in name or the path of a Python file.")],
+    methods: Annotated[
+        str, typer.Option(metavar="NAMES", help="Methods, with commas between.")
+    ] = "sgd,momentum,nesterov,adam",
+    baseline: Annotated[str, typer.Option(help="The method that the others are compared with.")] = "sgd",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of a run. [default: the problem's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a batch. [default: the problem's]")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings tried per method.")] = 64,
+    tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds per trial.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds that the winners run on.")] = 20,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="M",
+            help="Differences up to this count as equal. [default: .01 for metrics in [0, 1], log 1.05 for losses]",
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="The metric that decides. [default: the problem's first, else the loss]")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Fit trials, seeds and steps to this time: 2h, 30m, 90s.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Run all settings on all seeds: tuning variance too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Start without asking, however long it takes.")] = False,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where the chunks run.")] = "local",
+    executor: Annotated[
+        Literal["auto", "stacked", "compiled", "single"], typer.Option(help="How runs train together.")
+    ] = "auto",
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="[default: cuda where there is one]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the study. [default: a new one in studies/]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one per core]")] = None,
+    study_seed: Annotated[int, typer.Option(min=0, help="Seed of search points, splits and draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json (with --plan: the plan).")] = False,
+) -> None:
+    """Tune each method alike, run the winners on fresh seeds and say for each whether it pays."""
+    from ravine import study
+
+    words: dict[str, Any] = {
+        "methods": parse_names(methods),
+        "baseline": baseline,
+        "steps": steps,
+        "batch_size": batch_size,
+        "trials": trials,
+        "tuning_seeds": tuning_seeds,
+        "seeds": seeds,
+        "margin": margin,
+        "endpoint": endpoint,
+        "time": None if time is None else parse_time(time),
+        "full": full,
+        "engine": engine,
+        "executor": executor,
+        "device": device,
+        "out": out,
+        "workers": workers,
+        "study_seed": study_seed,
+    }
+    with Screen(yes=yes) as screen:
+        if plan:
+            planned = study.plan(problem, **words)
+            screen.show(planned)
+            if as_json:
+                print(json.dumps(asdict(planned), default=str, allow_nan=False))
+            return
+        comparison = study.compare(problem, **words, listener=screen)
+    _print_result(comparison, as_json=as_json)
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a study.")],
+    problem: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the problem file lies now, if it was moved.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json.")] = False,
+) -> None:
+    """Go on with a study where it stopped, whatever stopped it."""
+    from ravine import study
+
+    with Screen(yes=True) as screen:
+        screen.directory = directory
+        comparison = study.resume(directory, problem=problem, listener=screen)
+    _print_result(comparison, as_json=as_json)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a study.")]) -> None:
+    """Build the report of a study again from its stored runs."""
+    from ravine import study
+
+    print(study.load(directory).report())
+
+
+def _print_result(comparison: "Comparison", *, as_json: bool) -> None:
+    show_verdicts(console(stderr=as_json), comparison)
+    print(f"report: {comparison.report()}", file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print((comparison.directory / "verdict.json").read_text(), end="")

@@ -1,0 +1,44 @@
+"""The built-in problem `fashion-mnist`."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ravine.metrics import accuracy
+from ravine.problems.data import files_of
+from ravine.problems.images import Pixels, idx_pair
+from ravine.problems.problem import Problem
+
+
+def fashion_mnist() -> Problem:
+    """Photographs of clothes, 28x28 pixels, 10 classes; a convolutional net of 16 and 32 channels. Fetched once.
+
+    60,000 rows to train on and 10,000 to test. Raises UserError when the data are not fetched.
+    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017.
+    """
+    folder = files_of("fashion-mnist")
+    return Problem(
+        name="fashion-mnist",
+        model=_net,
+        loss=cross_entropy,
+        train=idx_pair(folder, "train"),
+        test=idx_pair(folder, "t10k"),
+        metrics={"accuracy": accuracy},
+        batch_size=128,
+        steps=2000,
+    )
+
+
+def _net() -> nn.Module:
+    return nn.Sequential(
+        Pixels((0.2860,), (0.3530,)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32 * 7 * 7, 10),
+    )

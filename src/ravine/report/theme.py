@@ -1,0 +1,88 @@
+"""How charts look: colours that survive colour blindness and both themes, one configuration, and export to a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from ravine.errors import UserError
+
+# Every colour has a contrast of at least 3:1 on white and on the dark page. The baseline is grey and dashed.
+BASELINE = "#7d7d7d"
+PALETTE = ("#2f7fd6", "#d55e00", "#009e73", "#b867a8", "#9a7d0a", "#0d98a8", "#c2504a", "#6b74d6")
+DASHES: tuple[list[int], ...] = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3])
+BASELINE_DASH = [4, 3]
+FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', 'DejaVu Sans', sans-serif"
+INK, FAINT = "#333333", "#8a8a8a"
+SUFFIXES = (".svg", ".png")
+
+Chart = alt.Chart | alt.LayerChart
+
+
+def colours(methods: Sequence[str]) -> alt.Scale:
+    """A colour per method, the baseline first."""
+    return alt.Scale(domain=list(methods), range=[method_colour(index) for index in range(len(methods))])
+
+
+def method_colour(index: int) -> str:
+    """The colour of the method at `index`, the baseline at 0."""
+    return BASELINE if index == 0 else PALETTE[(index - 1) % len(PALETTE)]
+
+
+def dashes(methods: Sequence[str]) -> alt.Scale:
+    """A dash pattern per method, so that lines are told apart without colour."""
+    rest = [DASHES[index % len(DASHES)] for index in range(len(methods) - 1)]
+    return alt.Scale(domain=list(methods), range=[BASELINE_DASH, *rest])
+
+
+def rounded(table: pl.DataFrame) -> pl.DataFrame:
+    """Six significant digits are more than a screen shows; NaN and infinities become null, which JSON can say."""
+    floats = pl.selectors.float()
+    return table.with_columns(pl.when(floats.is_finite()).then(floats.round_sig_figs(6)).otherwise(None))
+
+
+def styled(chart: Chart, description: str, height: int) -> Chart:
+    """`chart` as wide as the page lets it be, with the one configuration and a description for screen readers."""
+    sized: Chart = chart.properties(width="container", height=height, description=description)
+    return sized.configure(
+        background="transparent",
+        font=FONT,
+        padding={"left": 2, "top": 4, "right": 6, "bottom": 2},
+        autosize=alt.AutoSizeParams(type="fit", contains="padding"),
+        aria=True,
+    ).configure_view(stroke=None).configure_axis(
+        labelColor=INK,
+        titleColor=INK,
+        labelFontSize=12,
+        titleFontSize=12,
+        titleFontWeight="normal",
+        gridColor="#d9d9d9",
+        gridOpacity=0.7,
+        domainColor=FAINT,
+        tickColor=FAINT,
+        labelOverlap="greedy",
+        labelFlush=True,
+    ).configure_legend(
+        orient="top",
+        direction="horizontal",
+        title=None,
+        labelColor=INK,
+        labelFontSize=13,
+        symbolStrokeWidth=3,
+        symbolSize=220,
+        labelLimit=260,
+        columns=alt.ExprRef("width < 420 ? 2 : 4"),
+        columnPadding=16,
+    ).configure_mark(aria=False)
+
+
+def export(chart: Chart, path: Path, width: int = 760) -> Path:
+    """Write `chart` as a picture (.svg or .png) of `width` points; raises UserError for another ending."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"a chart is written as {' or '.join(SUFFIXES)}, not as '{path.name}'")
+    fixed: Any = chart.copy(deep=True)
+    fixed.width, fixed.background = width, "white"
+    fixed.save(path, scale_factor=2 if path.suffix == ".png" else 1)
+    return path

@@ -1,0 +1,21 @@
+"""Gradient descent."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from ravine.rules.base import Hyper, Rule, Tensors, learning_rate
+
+
+class GradientDescent(Rule):
+    """Gradient descent: ``w <- w - lr g``.
+
+    With mini-batches it is SGD (Robbins and Monro 1951). Equals ``torch.optim.SGD(lr)`` bit for bit.
+    On a quadratic of curvature c it is stable for lr c < 2.
+    """
+
+    name = "sgd"
+    hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-3)}
+
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        param.addcmul_(grad, c["lr"], value=-1)

@@ -1,0 +1,99 @@
+"""The methods that a study can compare: which rule, which hyper-parameters are searched, what stays fixed, what contains what.
+
+A learning rate and a momentum are searched for every method that has them, by the same rules. What a method holds fixed is
+printed as a caveat, because a comparison is only as fair as what it left untuned.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Literal, TypeAlias
+
+from ravine.errors import UserError
+
+Hyper: TypeAlias = tuple[tuple[str, float], ...]  # sorted by name, so that equal settings are equal tuples
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A searched hyper-parameter.
+
+    kind "lr": searched as log(value), in a range that is probed; `anchor` is None. kind "complement": searched as
+    log(1 - value); `anchor` is the value while the learning rate is probed and in the equal-dimension comparison.
+    """
+
+    name: str
+    kind: Literal["lr", "complement"]
+    anchor: float | None = None
+
+
+@dataclass(frozen=True)
+class Face:
+    """The method that this one contains: at `axis` = `value` the two run identically, with all else equal."""
+
+    method: str
+    axis: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A rule with its search space and its cost per step in gradient equivalents.
+
+    `defaults` is the untuned setting of the searched hyper-parameters; `fixed` are those that are never searched.
+    """
+
+    name: str
+    rule: str
+    axes: tuple[Axis, ...]
+    defaults: Hyper
+    fixed: Mapping[str, float] = field(default_factory=dict, hash=False)
+    face: Face | None = None
+    cost: float = 1.0
+
+    @property
+    def anchors(self) -> dict[str, float]:
+        """What stays put while only the learning rate moves."""
+        return {axis.name: axis.anchor for axis in self.axes if axis.anchor is not None}
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """One sentence per hyper-parameter that is held fixed."""
+        return tuple(f"{self.name}: {name} is held at {value:g}, not tuned." for name, value in self.fixed.items())
+
+
+_LR = Axis("lr", "lr")
+_MOMENTUM = Axis("momentum", "complement", anchor=0.9)
+_BETA1 = Axis("beta1", "complement", anchor=0.9)
+_CONTAINS_SGD = Face("sgd", "momentum", 0.0)
+
+
+def _untuned(**values: float) -> Hyper:
+    return tuple(sorted(values.items()))
+
+
+# Defaults are torch.optim's, with the usual momentum 0.9. The EMA form multiplies a gradient by 1 - momentum, so its
+# learning rate is 10 times that of heavy ball for the same steps. Sign methods: Adam's, as both step by about lr.
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("sgd", "sgd", (_LR,), _untuned(lr=1e-3)),
+        Method("momentum", "momentum", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
+        Method("nesterov", "nesterov", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
+        Method("ema-momentum", "ema-momentum", (_LR, _MOMENTUM), _untuned(lr=1e-2, momentum=0.9), face=_CONTAINS_SGD),
+        Method("adagrad", "adagrad", (_LR,), _untuned(lr=1e-2), fixed={"eps": 1e-10}),
+        Method("rmsprop", "rmsprop", (_LR,), _untuned(lr=1e-2), fixed={"alpha": 0.99, "eps": 1e-8}),
+        Method("signsgd", "signsgd", (_LR,), _untuned(lr=1e-3)),
+        Method("signum", "signum", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9)),
+        Method("adam", "adam", (_LR, _BETA1), _untuned(lr=1e-3, beta1=0.9), fixed={"beta2": 0.999, "eps": 1e-8}),
+    )
+}
+
+
+def get(name: str) -> Method:
+    """The method of this name. Raises UserError with the nearest name if there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    near = get_close_matches(name.lower(), METHODS, n=1, cutoff=0.5)
+    mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(METHODS)}."
+    raise UserError(f"There is no method {name!r}: {mend}")

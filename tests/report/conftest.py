@@ -1,0 +1,206 @@
+"""A synthetic study with the shapes of a real one: a verdict, its runs, its declaration and its cost.
+
+`python tests/report/conftest.py OUT.html [loss]` writes the report of it, to be looked at.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+STEPS, POINTS = 1000, 100
+TUNING, EVALUATION = range(3), range(100, 120)
+MOMENTUM = {"sgd": None, "momentum": "momentum", "nesterov": "momentum", "adam": "beta1"}
+# best effective learning rate, score there, learning rate that diverges
+TRUTH = {
+    "sgd": (0.5, 0.955, 1.6),
+    "momentum": (0.5, 0.958, 1.5),
+    "nesterov": (0.6, 0.978, 1.9),
+    "adam": (0.008, 0.962, 0.06),
+}
+
+
+@dataclass
+class Study:
+    """The four arguments of `ravine.report.write`."""
+
+    verdict: dict[str, Any]
+    runs: pl.DataFrame
+    study: dict[str, Any]
+    cost: dict[str, Any]
+
+
+def effective(method: str, hyper: Mapping[str, float]) -> float:
+    """Learning rate that is comparable across momenta."""
+    return hyper["lr"] / (1 - hyper["momentum"]) if "momentum" in hyper else hyper["lr"]
+
+
+def train(
+    method: str, phase: str, hyper: Mapping[str, float], seed: int, steps: int, diverges: bool = False
+) -> dict[str, Any]:
+    """One run: an exponential approach to a score that is quadratic in the logarithm of the effective learning rate."""
+    best, top, edge = TRUTH[method]
+    rate = effective(method, hyper)
+    shared = np.random.default_rng(seed)  # what the methods have in common at this seed
+    own = np.random.default_rng([seed, round(rate * 1e6), len(method)])
+    shared_shift = 0.006 * shared.standard_normal()
+    final = top - 0.03 * math.log10(rate / best) ** 2 - 0.1 * max(0.0, math.log10(rate / edge) + 0.25)
+    final += shared_shift + 0.003 * own.standard_normal()
+    step = np.unique(np.linspace(1, steps, POINTS).round().astype(int))
+    speed = 60 * (best / rate) ** 0.7 / (1.6 if method in ("momentum", "nesterov") else 1.0)
+    accuracy = final - (final - 0.1) * np.exp(-step / speed) + 0.004 * own.standard_normal(len(step))
+    accuracy = np.clip(accuracy, 0.05, 0.999)
+    loss = 3.2 * (1 - accuracy) ** 1.1 + 0.02
+    diverges = diverges or rate > edge * (0.9 + 0.2 * own.random())
+    at = int(step[len(step) // 3]) if diverges else None
+    kept = slice(0, len(step) // 3 + 1) if diverges else slice(None)
+    tested = phase in ("evaluate", "fixed", "defaults", "horizon")
+    row: dict[str, Any] = {
+        "method": method, "phase": phase, "seed": seed, "steps": steps, **hyper, "diverged_at": at, "initial_loss": 2.31,
+        "step": step[kept].tolist(), "train_loss": (0.8 * loss)[kept].tolist(), "validation_loss": loss[kept].tolist(),
+        "validation_accuracy": accuracy[kept].tolist(), "test_loss": (1.05 * loss)[kept].tolist() if tested else None,
+        "test_accuracy": (accuracy - 0.005)[kept].tolist() if tested else None, "seconds": 0.4, "chunk": f"{phase}-{method}",
+    }  # fmt: skip
+    if diverges:
+        row["validation_loss"][-1] = math.nan
+    return row
+
+
+def points(method: str, trials: int) -> list[dict[str, float]]:
+    """Half of the points over the box, half near the optimum."""
+    rng = np.random.default_rng(len(method))
+    best, _, edge = TRUTH[method]
+    found = []
+    for trial in range(trials):
+        coarse = trial < trials // 2
+        rate = edge * 10 ** rng.uniform(-3, 0.3) if coarse else best * 10 ** rng.uniform(-0.35, 0.5)
+        name = MOMENTUM[method]
+        if name is None:
+            found.append({"lr": rate})
+            continue
+        gap = 10 ** rng.uniform(math.log10(0.003), math.log10(0.5))
+        if name == "momentum":
+            gap = max(gap, rate * gap / 5)
+            found.append({"lr": rate * gap, name: 1 - gap})
+        else:
+            found.append({"lr": rate, name: 1 - gap})
+    return found
+
+
+def score(run: Mapping[str, Any], split: str, loss: bool) -> float:
+    """Larger is better; the worst where the run diverged."""
+    if run["diverged_at"] is not None:
+        return -math.log(3 * run["initial_loss"]) if loss else 0.0
+    if loss:
+        return -math.log(run[f"{split}_loss"][int(np.argmin(run["validation_loss"]))])
+    return float(run[f"{split}_accuracy"][int(np.argmax(run["validation_accuracy"]))])
+
+
+def contrast(method: str, versus: str, differences: np.ndarray, margin: float, **more: Any) -> dict[str, Any]:
+    """Student's interval, widened as the search and the other contrasts would."""
+    mean, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    low, high = mean - 3.4 * error, mean + 3.4 * error
+    word = "pays" if low > margin else "hurts" if high < -margin else "equal" if -margin < low and high < margin else "undecided"
+    return {
+        "method": method, "versus": versus, "verdict": word, "difference": mean, "interval": [low, high],
+        "interval_unadjusted": [mean - 2.7 * error, mean + 2.7 * error],
+        "interval_given_settings": [mean - 2.09 * error, mean + 2.09 * error],
+        "p_adjusted": 0.003 if word == "pays" else 0.4, "seeds": len(differences),
+        "seeds_needed": 61 if word == "undecided" else None, **more,
+    }  # fmt: skip
+
+
+def synthetic(
+    methods: Iterable[str] = ("sgd", "momentum", "nesterov", "adam"),
+    *,
+    loss: bool = False,
+    diverging: str | None = None,
+    trials: int = 64,
+) -> Study:
+    """A study of `methods`, the first one the baseline; every run of the method `diverging` diverges."""
+    names = list(methods)
+    baseline, margin = names[0], math.log(1.05) if loss else 0.01
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    evaluated: dict[str, list[dict[str, Any]]] = {}
+    for method in names:
+        lost = method == diverging
+        configurations = points(method, trials)
+        rows += [train(method, "probe", {"lr": 4.0**k}, 0, 50) for k in range(-3, 2)]
+        means = []
+        for index, hyper in enumerate(configurations):
+            phase = "coarse" if index < trials // 2 else "local"
+            tuned = [train(method, phase, hyper, seed, STEPS, lost) for seed in TUNING]
+            rows += tuned
+            means.append(float(np.mean([score(run, "validation", loss) for run in tuned])))
+        finalists = [configurations[k] for k in np.argsort(means)[::-1][:4]]
+        for rank, hyper in enumerate(finalists):
+            runs = [train(method, "evaluate", hyper, seed, STEPS, lost) for seed in EVALUATION]
+            rows += runs
+            if rank == 0:
+                evaluated[method] = runs
+        columns = configurations[0]
+        facts[method] = {
+            "settings": finalists[0], "score": max(means), "trials": trials,
+            "finalists": [
+                {"settings": hyper, "weight": weight, "mean": means[int(np.argsort(means)[::-1][rank])]}
+                for rank, (hyper, weight) in enumerate(zip(finalists, (8 / 15, 4 / 15, 2 / 15, 1 / 15), strict=False))
+            ],
+            "ranges": {name: [min(c[name] for c in configurations), max(c[name] for c in configurations)] for name in columns},
+            "diverged": sum(run["diverged_at"] is not None for run in evaluated[method]),
+        }  # fmt: skip
+    scores = {method: np.array([score(run, "test", loss) for run in evaluated[method]]) for method in names}
+    pairs = [(method, baseline) for method in names[1:]]
+    if {"momentum", "nesterov"} <= set(names):
+        pairs.append(("nesterov", "momentum"))
+
+    def against(method: str, versus: str, shift: float = 0.0) -> dict[str, Any]:
+        return contrast(
+            method, versus, scores[method] - scores[versus] + shift, margin,
+            diverged=[facts[method]["diverged"], facts[versus]["diverged"]], settings=facts[method]["settings"],
+        )  # fmt: skip
+
+    verdict = {
+        "problem": "digits", "baseline": baseline, "endpoint": "loss" if loss else "accuracy",
+        "unit": "log-ratio of loss" if loss else "accuracy", "margin": margin,
+        "contrasts": [against(*pair) for pair in pairs], "methods": facts,
+        "equal_dimension": [against(m, baseline, 0.004) | {"settings": {"lr": 0.05, "momentum": 0.9}} for m in names[1:] if MOMENTUM[m] == "momentum"],
+        "defaults": [against(m, baseline, -0.02) | {"settings": {"lr": 0.001}} for m in names[1:]],
+        "horizons": [{"steps": STEPS // 4, "contrasts": [against(m, baseline, 0.05) for m in names[1:]]}, {"steps": STEPS // 2, "contrasts": [against(m, baseline, 0.01) for m in names[1:]]}],
+        "time_to_target": [
+            {"method": m, "versus": baseline, "target": 0.8 + 0.05 * k, "difference": 0.3, "interval": [0.1, 0.5], "reached": 20 - 4 * k, "reached_versus": 18 - 5 * k, "seeds": 20, "mean_steps": 200.0 * (k + 1), "mean_steps_versus": 260.0 * (k + 1)}
+            for m in names[1:] for k in range(3)
+        ],
+        "warnings": ["the best learning rate of nesterov lies in the outer tenth of its range: one extension round was run"],
+        "caveats": ["learning rate schedule: constant (fixed)", "weight decay: 0 (fixed)", "adam: beta2 = 0.999 and eps = 1e-8 (fixed)"],
+    }  # fmt: skip
+    study = {
+        "ravine": "0.1.0", "problem": "digits", "baseline": baseline, "methods": names, "steps": STEPS, "batch_size": 16, "trials": trials,
+        "tuning_seeds": list(TUNING), "evaluation_seeds": list(EVALUATION), "margin": margin, "endpoint": verdict["endpoint"], "alpha": 0.05, "seed": 0,
+        "metrics": {"accuracy": {"higher_is_better": True, "worst": 0.0, "bounded": True}}, "executor": "stacked", "threads": 2,
+        "machine": {"processor": "x86_64", "cores": 2, "memory_gib": 15.6}, "versions": {"python": "3.11.2", "torch": "2.13.0", "numpy": "2.4.1"},
+        "data_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "command": f"ravine compare digits --methods {','.join(names)}",
+    }  # fmt: skip
+    cost = {m: {"gradient_equivalents": 1.0, "seconds_per_step": 0.00021 + 0.00003 * k} for k, m in enumerate(names)}
+    hypers = sorted({name for facts_of in facts.values() for name in facts_of["ranges"]})
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    missing = [pl.lit(None, pl.Float64).alias(name) for name in hypers if name not in table.columns]
+    return Study(verdict, table.with_columns(missing), study, cost)
+
+
+@pytest.fixture(scope="session")
+def make() -> Callable[..., Study]:
+    return synthetic
+
+
+if __name__ == "__main__":
+    from ravine.report import write
+
+    made = synthetic(loss="loss" in sys.argv)
+    print(write(made.verdict, made.runs, made.study, made.cost, Path(sys.argv[1])))
