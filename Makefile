@@ -4,7 +4,7 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
-PIP := $(BIN)/pip --quiet --disable-pip-version-check install -c constraints.txt
+PIP := $(BIN)/pip -qq --disable-pip-version-check install -c constraints.txt
 
 .PHONY: help demo test lint bench clean
 

@@ -4,19 +4,21 @@ Exit codes: 0 done, 1 the work failed, 2 the words were wrong, 130 stopped by th
 """
 
 import errno
+import inspect
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 import ravine
 from ravine.errors import UserError, WorkError
-from ravine.terminal import Screen, console, show_verdicts
+from ravine.terminal import Screen, console
 
 if TYPE_CHECKING:
     from ravine.study import Comparison
@@ -96,15 +98,14 @@ def compare(
         str, typer.Option(metavar="NAMES", help="Methods, with commas between.")
     ] = "sgd,momentum,nesterov,adam",
     baseline: Annotated[str, typer.Option(help="The method that the others are compared with.")] = "sgd",
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of a run. [default: the problem's]")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows of a batch. [default: the problem's]")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Settings tried per method.")] = 64,
-    tuning_seeds: Annotated[int, typer.Option(min=1, help="Seeds per trial.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds that the winners run on.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Training steps of a run. [default: the problem's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a batch. [default: the problem's]")] = None,
+    trials: Annotated[int, typer.Option(help="Settings tried per method.")] = 64,
+    tuning_seeds: Annotated[int, typer.Option(help="Seeds per trial.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds that the winners run on.")] = 20,
     margin: Annotated[
         float | None,
         typer.Option(
-            min=0,
             metavar="M",
             help="Differences up to this count as equal. [default: .01 for metrics in [0, 1], log 1.05 for losses]",
         ),
@@ -125,12 +126,14 @@ def compare(
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="[default: cuda where there is one]")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the study. [default: a new one in studies/]")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one per core]")] = None,
-    study_seed: Annotated[int, typer.Option(min=0, help="Seed of search points, splits and draws.")] = 0,
+    study_seed: Annotated[int, typer.Option(help="Seed of search points, splits and draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print verdict.json (with --plan: the plan).")] = False,
 ) -> None:
     """Tune each method alike, run the winners on fresh seeds and say for each whether it pays."""
     from ravine import study
 
+    if device == "cuda":
+        _require_gpu()
     words: dict[str, Any] = {
         "methods": parse_names(methods),
         "baseline": baseline,
@@ -186,8 +189,76 @@ def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The di
     print(study.load(directory).report())
 
 
+@list_app.command("problems")
+def list_problems() -> None:
+    """The built-in problems."""
+    from ravine.problems import PROBLEMS
+
+    _print_rows((name, _summary(factory)) for name, factory in PROBLEMS.items())
+
+
+@list_app.command("methods")
+def list_methods() -> None:
+    """The methods that can be compared: what is searched, what is held fixed, the rule."""
+    from ravine.rules import RULES
+    from ravine.study.methods import METHODS
+
+    rows = []
+    for method in METHODS.values():
+        searched = ", ".join(axis.name for axis in method.axes)
+        fixed = ", ".join(f"{name} {value:g}" for name, value in method.fixed.items())
+        rows.append((method.name, searched, fixed, _summary(type(RULES[method.rule]))))
+    _print_rows(rows, "method", "searched", "held fixed", "rule")
+
+
+@list_app.command("data")
+@data_app.command("list")
+def list_data() -> None:
+    """The data sets that can be fetched, and whether they are here."""
+    from ravine.problems.data import available
+
+    rows = (
+        (one.name, f"{one.megabytes} MB", "yes" if one.fetched else "no", one.about, one.licence) for one in available()
+    )
+    _print_rows(rows, "name", "download", "here", "what", "licence")
+
+
+@data_app.command("fetch")
+def fetch_data(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Data sets, see `ravine data list`.")],
+) -> None:
+    """Bring data sets into the cache, checked; what is there and whole is not fetched again."""
+    from ravine.problems.data import fetch
+
+    screen = console(stderr=True)
+    for name in names:
+        print(fetch(name, progress=lambda sentence: screen.print(sentence, soft_wrap=True)))
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here; leave --device out, or give --device cpu")
+
+
+def _summary(documented: object) -> str:
+    """The first sentence of a docstring."""
+    paragraph = (inspect.getdoc(documented) or "").split("\n\n")[0]
+    return re.split(r"(?<=\.)(?<!al\.)\s", " ".join(paragraph.split()).replace("``", ""))[0]
+
+
+def _print_rows(rows: Iterable[tuple[str, ...]], *heads: str) -> None:
+    table = Table(*heads, box=None, show_header=bool(heads), pad_edge=False, padding=(0, 3, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
 def _print_result(comparison: "Comparison", *, as_json: bool) -> None:
-    show_verdicts(console(stderr=as_json), comparison)
+    from ravine import summary
+
+    summary.show(console(stderr=as_json), comparison)
     print(f"report: {comparison.report()}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print((comparison.directory / "verdict.json").read_text(), end="")

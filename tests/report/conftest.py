@@ -3,16 +3,19 @@
 `python tests/report/conftest.py OUT.html [loss]` writes the report of it, to be looked at.
 """
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+
+from ravine.study.infer import CHANCES, Finalists, contrasts
 
 STEPS, POINTS = 1000, 100
 TUNING, EVALUATION = range(3), range(100, 120)
@@ -102,20 +105,6 @@ def score(run: Mapping[str, Any], split: str, loss: bool) -> float:
     return float(run[f"{split}_accuracy"][int(np.argmax(run["validation_accuracy"]))])
 
 
-def contrast(method: str, versus: str, differences: np.ndarray, margin: float, **more: Any) -> dict[str, Any]:
-    """Student's interval, widened as the search and the other contrasts would."""
-    mean, error = float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
-    low, high = mean - 3.4 * error, mean + 3.4 * error
-    word = "pays" if low > margin else "hurts" if high < -margin else "equal" if -margin < low and high < margin else "undecided"
-    return {
-        "method": method, "versus": versus, "verdict": word, "difference": mean, "interval": [low, high],
-        "interval_unadjusted": [mean - 2.7 * error, mean + 2.7 * error],
-        "interval_given_settings": [mean - 2.09 * error, mean + 2.09 * error],
-        "p_adjusted": 0.003 if word == "pays" else 0.4, "seeds": len(differences),
-        "seeds_needed": 61 if word == "undecided" else None, **more,
-    }  # fmt: skip
-
-
 def synthetic(
     methods: Iterable[str] = ("sgd", "momentum", "nesterov", "adam"),
     *,
@@ -128,51 +117,52 @@ def synthetic(
     baseline, margin = names[0], math.log(1.05) if loss else 0.01
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
-    evaluated: dict[str, list[dict[str, Any]]] = {}
+    judged: dict[str, Finalists] = {}
+    face: list[dict[str, float]] = []
     for method in names:
-        lost = method == diverging
-        configurations = points(method, trials)
+        lost, contains = method == diverging, MOMENTUM[method] == "momentum" and "sgd" in names
         rows += [train(method, "probe", {"lr": 4.0**k}, 0, 50) for k in range(-3, 2)]
-        means = []
-        for index, hyper in enumerate(configurations):
-            phase = "coarse" if index < trials // 2 else "local"
+        own = points(method, trials - len(face) if contains else trials)
+        means: list[tuple[float, dict[str, float]]] = []
+        for index, hyper in enumerate(own):
+            phase = "coarse" if index < len(own) // 2 else "local"
             tuned = [train(method, phase, hyper, seed, STEPS, lost) for seed in TUNING]
             rows += tuned
-            means.append(float(np.mean([score(run, "validation", loss) for run in tuned])))
-        finalists = [configurations[k] for k in np.argsort(means)[::-1][:4]]
-        for rank, hyper in enumerate(finalists):
-            runs = [train(method, "evaluate", hyper, seed, STEPS, lost) for seed in EVALUATION]
-            rows += runs
-            if rank == 0:
-                evaluated[method] = runs
-        columns = configurations[0]
-        facts[method] = {
-            "settings": finalists[0], "score": max(means), "trials": trials,
-            "finalists": [
-                {"settings": hyper, "weight": weight, "mean": means[int(np.argsort(means)[::-1][rank])]}
-                for rank, (hyper, weight) in enumerate(zip(finalists, (8 / 15, 4 / 15, 2 / 15, 1 / 15), strict=False))
-            ],
-            "ranges": {name: [min(c[name] for c in configurations), max(c[name] for c in configurations)] for name in columns},
-            "diverged": sum(run["diverged_at"] is not None for run in evaluated[method]),
-        }  # fmt: skip
-    scores = {method: np.array([score(run, "test", loss) for run in evaluated[method]]) for method in names}
-    pairs = [(method, baseline) for method in names[1:]]
-    if {"momentum", "nesterov"} <= set(names):
-        pairs.append(("nesterov", "momentum"))
-
-    def against(method: str, versus: str, shift: float = 0.0) -> dict[str, Any]:
-        return contrast(
-            method, versus, scores[method] - scores[versus] + shift, margin,
-            diverged=[facts[method]["diverged"], facts[versus]["diverged"]], settings=facts[method]["settings"],
+            means.append((float(np.mean([score(run, "validation", loss) for run in tuned])), hyper))
+        if method == "sgd":
+            face = own[: trials // 4]
+        best = sorted(means, key=lambda pair: -pair[0])[:4]
+        runs = [[train(method, "evaluate", hyper, seed, STEPS, lost) for seed in EVALUATION] for _, hyper in best]
+        rows += [run for of in runs for run in of]
+        judged[method] = Finalists(
+            np.array([[score(run, "test", loss) for run in of] for of in runs]), np.array(CHANCES),
+            np.array([[run["diverged_at"] is not None for run in of] for of in runs]), trials,
         )  # fmt: skip
+        facts[method] = {
+            "settings": best[0][1], "score": best[0][0], "trials": trials,
+            "finalists": [
+                {"settings": hyper, "weight": weight, "mean": float(judged[method].scores[rank].mean())}
+                for rank, ((_, hyper), weight) in enumerate(zip(best, CHANCES, strict=True))
+            ],
+            "ranges": {name: [min(c[name] for c in own), max(c[name] for c in own)] for name in own[0]},
+            "diverged": int(judged[method].diverged[0].sum()),
+        }  # fmt: skip
+    against = [(method, baseline) for method in names[1:]]
+    family = [*against, ("nesterov", "momentum")] if {"momentum", "nesterov"} <= set(names) else against
+
+    def judge(pairs: Iterable[tuple[str, str]], shift: float = 0.0, **settings: float) -> list[dict[str, Any]]:
+        """The contrasts of a family; `shift` moves all methods but the baseline."""
+        moved = {m: replace(of, scores=of.scores + shift * (m != baseline)) for m, of in judged.items()}
+        found = [asdict(contrast) for contrast in contrasts(moved, list(pairs), margin)]
+        return [json.loads(json.dumps(c | {"settings": settings or facts[c["method"]]["settings"]})) for c in found]
 
     verdict = {
         "problem": "digits", "baseline": baseline, "endpoint": "loss" if loss else "accuracy",
         "unit": "log-ratio of loss" if loss else "accuracy", "margin": margin,
-        "contrasts": [against(*pair) for pair in pairs], "methods": facts,
-        "equal_dimension": [against(m, baseline, 0.004) | {"settings": {"lr": 0.05, "momentum": 0.9}} for m in names[1:] if MOMENTUM[m] == "momentum"],
-        "defaults": [against(m, baseline, -0.02) | {"settings": {"lr": 0.001}} for m in names[1:]],
-        "horizons": [{"steps": STEPS // 4, "contrasts": [against(m, baseline, 0.05) for m in names[1:]]}, {"steps": STEPS // 2, "contrasts": [against(m, baseline, 0.01) for m in names[1:]]}],
+        "contrasts": judge(family), "methods": facts,
+        "equal_dimension": judge([pair for pair in against if MOMENTUM[pair[0]] == "momentum"], 0.004, lr=0.05, momentum=0.9),
+        "defaults": judge(against, -0.02, lr=0.001),
+        "horizons": [{"steps": STEPS // 4, "contrasts": judge(against, 0.05)}, {"steps": STEPS // 2, "contrasts": judge(against, 0.01)}],
         "time_to_target": [
             {"method": m, "versus": baseline, "target": 0.8 + 0.05 * k, "difference": 0.3, "interval": [0.1, 0.5], "reached": 20 - 4 * k, "reached_versus": 18 - 5 * k, "seeds": 20, "mean_steps": 200.0 * (k + 1), "mean_steps_versus": 260.0 * (k + 1)}
             for m in names[1:] for k in range(3)

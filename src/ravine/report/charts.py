@@ -24,16 +24,12 @@ def differences(
 
     contrasts: as in the verdict; seeds: `frames.differences`.
     """
-    rows = {(c["method"], c["versus"]): index for index, c in enumerate(contrasts)}
     lines = pl.DataFrame([_line(c, index) for index, c in enumerate(contrasts)], schema=_LINE, orient="row")
-    order = seeds.select(
-        pl.col("method", "versus", "seed", "difference", "diverged"),
-        row=pl.struct("method", "versus").map_elements(lambda p: rows[p["method"], p["versus"]], return_dtype=pl.Float64),
-        turn=pl.int_range(pl.len()).over("method", "versus"),
-    )
     # Dots of one contrast take turns on five levels, so that equal differences do not cover each other.
-    dots = order.with_columns(at=pl.col("row") + 0.56 + 0.08 * ((pl.col("turn") * 2) % 5)).drop("turn", "row")
-    y = alt.Y("at:Q", axis=None, scale=alt.Scale(domain=[0, len(rows)], reverse=True, nice=False))
+    turn = pl.int_range(pl.len()).over("method", "versus") * 2 % 5
+    dots = seeds.join(lines.select("method", "versus", "at"), on=["method", "versus"], maintain_order="left")
+    dots = dots.with_columns(at=pl.col("at") + 0.16 + 0.08 * turn)
+    y = alt.Y("at:Q", axis=None, scale=alt.Scale(domain=[0, len(contrasts)], reverse=True, nice=False))
     title = f"difference in {unit} ({BETTER})"
     colour = alt.Color("method:N", scale=colours(methods), legend=None)
     data = rounded(lines)
@@ -71,10 +67,10 @@ def differences(
         f"Paired differences in {unit}, one dot per evaluation seed, with mean and interval, "
         f"against zero and the margin of {margin:g}: {', '.join(_label(c) for c in contrasts)}."
     )
-    return styled(alt.layer(*layers), description, max(ROW * len(rows), ROW) + 40)
+    return styled(alt.layer(*layers), description, ROW * max(len(contrasts), 1) + 40)
 
 
-_LINE = {"label": pl.String, "method": pl.String, "top": pl.Float64, "at": pl.Float64} | dict.fromkeys(
+_LINE = {"label": pl.String, "method": pl.String, "versus": pl.String, "top": pl.Float64, "at": pl.Float64} | dict.fromkeys(
     ("mean", "low", "high", "inner_low", "inner_high"), pl.Float64
 )
 
@@ -87,7 +83,7 @@ def _line(contrast: Mapping[str, Any], row: int) -> tuple[Any, ...]:
     outer = contrast.get("interval") or (None, None)
     inner = contrast.get("interval_unadjusted") or (None, None)
     label = f"{_label(contrast)}: {contrast['verdict']}"
-    return (label, contrast["method"], row + 0.08, row + 0.4, contrast.get("difference"), *outer, *inner)
+    return (label, contrast["method"], contrast["versus"], row + 0.08, row + 0.4, contrast.get("difference"), *outer, *inner)
 
 
 def _margin(margin: float, axis: str) -> list[alt.Chart]:

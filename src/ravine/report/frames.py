@@ -7,78 +7,107 @@ the loss). Runs are never embedded one by one: a chart gets one row per configur
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from ravine.study.methods import METHODS
+from ravine.study.search import Settings, oriented, outcome, worst_score
 from ravine.study.tuning_curve import expected_best
 
-Floats = NDArray[np.float64]
-Row = dict[str, Any]
+Floats: TypeAlias = NDArray[np.float64]
+Pair: TypeAlias = tuple[str, str]  # (method, versus)
+Facts: TypeAlias = Mapping[str, Any]  # what the verdict says of one method
 
 TUNING = ("coarse", "local", "extension-1", "extension-2")
-MOMENTUM_NAMES = ("momentum", "beta1", "beta")
+EVALUATION = ("evaluate", "full")
+MOMENTUM_NAMES = ("momentum", "beta1")
 HEAVY_BALL = ("momentum", "nesterov")  # the effective learning rate of these is lr / (1 - momentum)
 CURVE_POINTS = 100
-WORST_LOSS = 3.0  # a diverged run's loss, in initial losses: a lower bound on the damage
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A row of runs/*.parquet as the `Result` of a run."""
+
+    row: Mapping[str, Any]
+
+    @property
+    def initial_loss(self) -> float:
+        return float(self.row["initial_loss"])
+
+    @property
+    def final_train_loss(self) -> float:
+        return float(self.row["train_loss"][-1])
+
+    @property
+    def diverged_at(self) -> int | None:
+        at: int | None = self.row["diverged_at"]
+        return at
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(self.row["step"])
+
+    @property
+    def validation(self) -> dict[str, Floats]:
+        return self._curves("validation_")
+
+    @property
+    def test(self) -> dict[str, Floats] | None:
+        return self._curves("test_") or None
+
+    def _curves(self, prefix: str) -> dict[str, Floats]:
+        curves = {k.removeprefix(prefix): v for k, v in self.row.items() if k.startswith(prefix) and v is not None}
+        return {name: np.array(curve, dtype=np.float64) for name, curve in curves.items()}
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How the endpoint of a study is read from its runs; `worst` is the value of a diverged run, None for a loss."""
+    """What decided the study: the name of a metric or "loss", and how its values become scores."""
 
-    name: str
-    is_loss: bool
-    higher_is_better: bool = True
-    worst: float | None = None
+    settings: Settings
 
     @classmethod
     def of(cls, verdict: Mapping[str, Any], study: Mapping[str, Any]) -> "Endpoint":
-        """The endpoint that decided `verdict`, with the direction that the declaration gives its metric."""
-        name = str(verdict["endpoint"])
+        """The endpoint of `verdict`, with the direction and the worst value that the declaration gives it."""
+        name, steps = str(verdict["endpoint"]), int(study["steps"])
         metric = (study.get("metrics") or {}).get(name, {})
-        if str(verdict.get("unit") or "").startswith("log-ratio"):
-            return cls(name, is_loss=True, higher_is_better=False)
-        return cls(name, False, metric.get("higher_is_better", True), metric.get("worst", 0.0))
+        better, worst = metric.get("higher_is_better", name != "loss"), metric.get("worst", 0.0)
+        return cls(Settings(1, 1, 1, steps, name, better, worst, 0))
 
-    def score(self, values: ArrayLike) -> Floats:
-        """Values to scores; what is not finite stays NaN."""
-        array = np.asarray(values, dtype=np.float64)
-        array = np.where(np.isfinite(array), array, np.nan)
+    @property
+    def name(self) -> str:
+        return self.settings.endpoint
+
+    @property
+    def is_loss(self) -> bool:
+        return self.name == "loss"
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.settings.higher_is_better
+
+    def value(self, scores: Floats) -> Floats:
+        """Scores to values: the inverse of `oriented`."""
         if self.is_loss:
-            return -np.log(np.where(array > 0, array, np.nan))
-        return array if self.higher_is_better else -array
+            return np.exp(-scores)
+        return scores if self.higher_is_better else -scores
 
-    def value(self, scores: ArrayLike) -> Floats:
-        """Scores to values."""
-        array = np.asarray(scores, dtype=np.float64)
-        if self.is_loss:
-            return np.exp(-array)
-        return array if self.higher_is_better else -array
+    def score(self, run: Stored, test: bool) -> float:
+        """The score of a run at its best validation checkpoint."""
+        return outcome(run, self.settings, self.settings.steps, test).score
 
-    def worst_value(self, run: Mapping[str, Any]) -> float:
-        """The value that stands for a diverged run."""
-        if self.is_loss:
-            return WORST_LOSS * float(run["initial_loss"] or math.nan)
-        return math.nan if self.worst is None else self.worst
-
-    def curve(self, run: Mapping[str, Any], split: str) -> Floats | None:
-        """The stored values of one run on `split` ("validation", "test"), None where it was not evaluated there."""
-        stored = run.get(f"{split}_{self.name}")
-        return None if stored is None else np.array([math.nan if v is None else v for v in stored], dtype=np.float64)
-
-    def final(self, run: Mapping[str, Any]) -> float:
-        """The score of one run: the test score (validation where there is no test) at the best validation checkpoint."""
-        validation = self.curve(run, "validation")
-        test = self.curve(run, "test")
-        scores = None if validation is None else self.score(validation)
-        if run["diverged_at"] is not None or scores is None or not np.isfinite(scores).any():
-            return float(self.score(self.worst_value(run)))
-        best = int(np.nanargmax(scores))
-        return float(scores[best] if test is None else self.score(test)[best])
+    def curve(self, run: Stored, length: int) -> Floats:
+        """The scores along a run at `length` evaluations, the worst score from its divergence on."""
+        worst = worst_score(self.settings, run.initial_loss)
+        curve = oriented((run.test or run.validation)[self.name], self.settings, worst)
+        if run.diverged_at is not None:
+            curve = np.where(np.array(run.steps)[: len(curve)] < run.diverged_at, curve, worst)
+        return np.pad(curve, (0, length - len(curve)), constant_values=worst)
 
 
 def momentum_name(hypers: Sequence[str]) -> str | None:
@@ -94,152 +123,169 @@ def effective_lr(method: str, hyper: Mapping[str, float | None]) -> float | None
     return lr / (1 - momentum)
 
 
-def hypers_of(facts: Mapping[str, Any]) -> list[str]:
+def hypers_of(facts: Facts) -> list[str]:
     """Names of the hyper-parameters that a method searched."""
     return list(facts.get("ranges") or facts.get("settings") or {})
 
 
-def trials(runs: pl.DataFrame, method: str, hypers: Sequence[str], endpoint: Endpoint) -> pl.DataFrame:
-    """One row per tuning configuration: its hyper-parameters, `score` (mean over tuning seeds), `seeds`, `diverged`."""
-    hypers = [name for name in hypers if name in runs.columns]
-    found = runs.filter((pl.col("method") == method) & pl.col("phase").is_in(TUNING))
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def trials(runs: pl.DataFrame, method: str, facts: Facts, endpoint: Endpoint) -> pl.DataFrame:
+    """One row per tuning configuration: its hyper-parameters, `score` (mean over tuning seeds), `diverged` (seeds).
+
+    What the method's search took over from the method that it contains (sgd, as momentum 0) is the first of that
+    method's configurations, as many as are missing to the number of trials.
+    """
+    hypers = [name for name in hypers_of(facts) if name in runs.columns]
+    own = _configurations(runs, method, hypers, endpoint)
+    face = METHODS[method].face if method in METHODS else None
+    missing = int(facts.get("trials") or 0) - len(own)
+    if face is None or missing <= 0:
+        return own
+    others = [name for name in hypers if name != face.axis]
+    contained = _configurations(runs, face.method, others, endpoint).head(missing)
+    return pl.concat([contained.with_columns(pl.lit(face.value).alias(face.axis)).select(own.columns), own])
+
+
+def _configurations(runs: pl.DataFrame, method: str, hypers: Sequence[str], endpoint: Endpoint) -> pl.DataFrame:
+    found = runs.filter(pl.col("method") == method, pl.col("phase").is_in(TUNING))
     rows = [
-        {**{h: run[h] for h in hypers}, "score": endpoint.final(run), "lost": run["diverged_at"] is not None}
-        for run in found.iter_rows(named=True)
+        {
+            **{name: row[name] for name in hypers},
+            "score": endpoint.score(Stored(row), test=False),
+            "lost": row["diverged_at"] is not None,
+        }
+        for row in found.iter_rows(named=True)
     ]
-    schema = dict.fromkeys([*hypers, "score"], pl.Float64()) | {"lost": pl.Boolean()}
-    table = pl.DataFrame(rows, schema=schema)
-    return table.group_by(hypers, maintain_order=True).agg(
-        pl.col("score").mean(), seeds=pl.len(), diverged=pl.col("lost").sum()
-    )
+    table = pl.DataFrame(rows, schema=dict.fromkeys([*hypers, "score"], pl.Float64()) | {"lost": pl.Boolean()})
+    grouped = table.group_by(hypers, maintain_order=True)
+    return grouped.agg(pl.col("score").mean(), diverged=pl.col("lost").sum().cast(pl.Int64))
 
 
 def expected(table: pl.DataFrame, method: str, endpoint: Endpoint) -> pl.DataFrame:
     """`method`, `trials` k and `value`: the expected best of k of the configurations in `table`."""
-    scores = table["score"].drop_nans().drop_nulls().to_numpy()
-    values = endpoint.value(expected_best(scores)) if len(scores) else np.empty(0)
+    values = endpoint.value(expected_best(table["score"].to_numpy()))
     return pl.DataFrame({"method": [method] * len(values), "trials": range(1, len(values) + 1), "value": values})
+
+
+# --- the evaluation ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation runs of one method at its chosen settings: `values` is (seeds, points), `scores` is (seeds,)."""
+    """One method on the evaluation seeds.
+
+    scores: (seeds,) means over the finalists, weighted by their chances, which is what the verdict is about; curves:
+    (seeds, points) scores along the training at the chosen settings; diverged: (seeds,) at the chosen settings.
+    """
 
     seeds: list[int]
-    steps: NDArray[np.int64]
-    values: Floats
     scores: Floats
+    steps: NDArray[np.int64]
+    curves: Floats
     diverged: NDArray[np.bool_]
 
+    def at(self, seeds: Sequence[int]) -> "Evaluated":
+        """Some of the seeds."""
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Evaluated(list(seeds), self.scores[rows], self.steps, self.curves[rows], self.diverged[rows])
 
-def evaluated(
-    runs: pl.DataFrame, method: str, settings: Mapping[str, float] | None, endpoint: Endpoint
-) -> Evaluated | None:
-    """The runs of `method` at `settings` on the evaluation seeds, in the order of the seeds; None if there are none."""
-    if not settings or not set(settings) <= set(runs.columns):
+
+def evaluated(runs: pl.DataFrame, method: str, facts: Facts, endpoint: Endpoint) -> Evaluated | None:
+    """The evaluation of `method`; None where nothing was evaluated."""
+    chosen = facts.get("settings")
+    if not chosen:
         return None
-    here = [(pl.col(name) - value).abs() <= 1e-9 * abs(value) for name, value in settings.items()]
-    found = runs.filter(pl.col("method") == method, pl.col("phase") == "evaluate", *here).unique("seed").sort("seed")
-    rows = found.to_dicts()
-    steps = max((run["step"] or [] for run in rows), key=len, default=[])
-    if not len(steps):
+    finalists = facts.get("finalists") or [{"settings": chosen, "weight": 1.0}]
+    whole = runs.filter(pl.col("phase").is_in(EVALUATION), pl.col("steps") == endpoint.settings.steps)
+    found = [_by_seed(whole, method, finalist["settings"]) for finalist in finalists]
+    winner = _by_seed(whole, method, chosen)
+    seeds = sorted(set(winner).intersection(*found))
+    if not seeds:
         return None
-    values = np.stack([_padded(run, len(steps), endpoint) for run in rows])
+    weights = np.array([finalist.get("weight") or 0.0 for finalist in finalists])
+    scores = np.array([[endpoint.score(of[seed], test=True) for seed in seeds] for of in found])
+    steps = max((winner[seed].steps for seed in seeds), key=len)
     keep = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(np.int64))
     return Evaluated(
-        found["seed"].to_list(),
-        np.asarray(steps, dtype=np.int64)[keep],
-        values[:, keep],
-        np.array([endpoint.final(run) for run in rows]),
-        np.array([run["diverged_at"] is not None for run in rows]),
+        seeds,
+        weights / weights.sum() @ scores,
+        np.array(steps, dtype=np.int64)[keep],
+        np.stack([endpoint.curve(winner[seed], len(steps)) for seed in seeds])[:, keep],
+        np.array([winner[seed].diverged_at is not None for seed in seeds]),
     )
 
 
-def _padded(run: Mapping[str, Any], length: int, endpoint: Endpoint) -> Floats:
-    """The curve of a run at `length` points; from its divergence on it has the worst value."""
-    values = np.full(length, endpoint.worst_value(run))
-    curve = endpoint.curve(run, "test")
-    curve = endpoint.curve(run, "validation") if curve is None else curve
-    if curve is None:
-        return values
-    steps, limit = np.asarray(run["step"])[: len(curve)], run["diverged_at"]
-    alive = np.isfinite(curve) & (steps < limit if limit is not None else True)
-    values[: len(curve)][alive] = curve[alive]
-    return values
+def _by_seed(runs: pl.DataFrame, method: str, settings: Mapping[str, float]) -> dict[int, Stored]:
+    """The runs at one configuration; where it lies on the face, they were stored as runs of the contained method."""
+    face = METHODS[method].face if method in METHODS else None
+    if face is not None and settings.get(face.axis, face.value) == face.value:
+        method, settings = face.method, {name: value for name, value in settings.items() if name != face.axis}
+    if not set(settings) <= set(runs.columns):
+        return {}
+    here = [pl.col(name) == value for name, value in settings.items()]
+    return {row["seed"]: Stored(row) for row in runs.filter(pl.col("method") == method, *here).iter_rows(named=True)}
 
 
-def curves(runs_of: Mapping[str, Evaluated]) -> pl.DataFrame:
-    """`method`, `step`, `low`, `median`, `high`: quartiles over the seeds of the values."""
-    parts = []
-    for method, found in runs_of.items():
-        low, median, high = np.nanquantile(found.values, [0.25, 0.5, 0.75], axis=0)
-        parts.append(
-            pl.DataFrame({"method": method, "step": found.steps, "low": low, "median": median, "high": high})
-        )
-    schema = {"method": pl.String, "step": pl.Int64, "low": pl.Float64, "median": pl.Float64, "high": pl.Float64}
-    return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+_CURVES = {"method": pl.String, "step": pl.Int64, "low": pl.Float64, "median": pl.Float64, "high": pl.Float64}
+_SEEDS = {"method": pl.String, "versus": pl.String, "seed": pl.Int64, "difference": pl.Float64, "diverged": pl.Boolean}
+_GAPS = {"method": pl.String, "versus": pl.String, "step": pl.Int64} | dict.fromkeys(("mean", "low", "high"), pl.Float64)
 
 
-Pair = tuple[str, str]
+def curves(found: Mapping[str, Evaluated], endpoint: Endpoint) -> pl.DataFrame:
+    """`method`, `step`, `low`, `median`, `high`: quartiles of the values over the seeds."""
+    parts = [pl.DataFrame(schema=_CURVES)]
+    for method, of in found.items():
+        quartiles = np.quantile(endpoint.value(of.curves), [0.25, 0.5, 0.75], axis=0)
+        rows = {"method": [method] * len(of.steps), "step": of.steps}
+        parts.append(pl.DataFrame(rows | dict(zip(("low", "median", "high"), quartiles, strict=True)), schema=_CURVES))
+    return pl.concat(parts)
 
 
-def paired(runs_of: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Evaluated, Evaluated]]:
+def paired(found: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Evaluated, Evaluated]]:
     """The pairs whose two methods were both evaluated, cut to the seeds that they share."""
     for method, versus in pairs:
-        ours, theirs = runs_of.get(method), runs_of.get(versus)
-        if ours is None or theirs is None:
-            continue
-        shared = sorted(set(ours.seeds) & set(theirs.seeds))
-        if shared:
-            yield (method, versus), _take(ours, shared), _take(theirs, shared)
+        if method in found and versus in found:
+            shared = sorted(set(found[method].seeds) & set(found[versus].seeds))
+            yield (method, versus), found[method].at(shared), found[versus].at(shared)
 
 
-def _take(found: Evaluated, seeds: list[int]) -> Evaluated:
-    rows = [found.seeds.index(seed) for seed in seeds]
-    return Evaluated(seeds, found.steps, found.values[rows], found.scores[rows], found.diverged[rows])
-
-
-def differences(runs_of: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> pl.DataFrame:
+def differences(found: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> pl.DataFrame:
     """`method`, `versus`, `seed`, `difference` of the scores (positive: the method is better), `diverged` (either one)."""
-    parts = [
-        pl.DataFrame(
-            {
-                "method": method,
-                "versus": versus,
-                "seed": ours.seeds,
-                "difference": ours.scores - theirs.scores,
-                "diverged": ours.diverged | theirs.diverged,
-            }
-        )
-        for (method, versus), ours, theirs in paired(runs_of, pairs)
-    ]
-    schema = {"method": pl.String, "versus": pl.String, "seed": pl.Int64, "difference": pl.Float64, "diverged": pl.Boolean}
-    return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+    parts = [pl.DataFrame(schema=_SEEDS)]
+    for (method, versus), ours, theirs in paired(found, pairs):
+        rows = {
+            "method": [method] * len(ours.seeds),
+            "versus": [versus] * len(ours.seeds),
+            "seed": ours.seeds,
+            "difference": ours.scores - theirs.scores,
+            "diverged": ours.diverged | theirs.diverged,
+        }
+        parts.append(pl.DataFrame(rows, schema=_SEEDS))
+    return pl.concat(parts)
 
 
-def gaps(runs_of: Mapping[str, Evaluated], pairs: Sequence[Pair], endpoint: Endpoint) -> pl.DataFrame:
+def gaps(found: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> pl.DataFrame:
     """`method`, `versus`, `step`, `mean`, `low`, `high`: the paired difference of the scores along the training.
 
-    The interval is Student's for the mean over the seeds, 95 % at each step by itself.
+    The interval is Student's for the mean over the seeds, 95 % at each step by itself; no interval for a single seed.
     """
-    parts = []
-    for (method, versus), ours, theirs in paired(runs_of, pairs):
+    parts = [pl.DataFrame(schema=_GAPS)]
+    for (method, versus), ours, theirs in paired(found, pairs):
         points = min(len(ours.steps), len(theirs.steps))
-        gap = endpoint.score(ours.values[:, :points]) - endpoint.score(theirs.values[:, :points])
+        gap = ours.curves[:, :points] - theirs.curves[:, :points]
         mean, seeds = gap.mean(axis=0), len(gap)
-        error = gap.std(axis=0, ddof=1) / math.sqrt(seeds) if seeds > 1 else np.full(points, np.nan)
-        reach = float(stdtrit(max(seeds - 1, 1), 0.975)) * error
-        parts.append(
-            pl.DataFrame(
-                {
-                    "method": method,
-                    "versus": versus,
-                    "step": ours.steps[:points],
-                    "mean": mean,
-                    "low": mean - reach,
-                    "high": mean + reach,
-                }
-            )
-        )
-    schema = {"method": pl.String, "versus": pl.String, "step": pl.Int64} | dict.fromkeys(("mean", "low", "high"), pl.Float64)
-    return pl.concat(parts) if parts else pl.DataFrame(schema=schema)
+        reach = np.full(points, math.nan)
+        if seeds > 1:
+            reach = float(stdtrit(seeds - 1, 0.975)) * gap.std(axis=0, ddof=1) / math.sqrt(seeds)
+        rows = {
+            "method": [method] * points,
+            "versus": [versus] * points,
+            "step": ours.steps[:points],
+            "mean": mean,
+            "low": mean - reach,
+            "high": mean + reach,
+        }
+        parts.append(pl.DataFrame(rows, schema=_GAPS))
+    return pl.concat(parts)

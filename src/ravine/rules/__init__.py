@@ -1,10 +1,8 @@
 """Update rules, each written once: in-place tensor arithmetic that knows neither models nor files."""
 
-from difflib import get_close_matches
-
 from ravine.errors import UserError
 from ravine.rules.adaptive import AdaGrad, Adam, RMSProp
-from ravine.rules.base import WEIGHT_DECAY, Hyper, Rule
+from ravine.rules.base import WEIGHT_DECAY, Hyper, Rule, hint
 from ravine.rules.gradient import GradientDescent
 from ravine.rules.momentum import EMAMomentum, Momentum, Nesterov
 from ravine.rules.sign import SignSGD, Signum
@@ -46,6 +44,4 @@ def get(name: str) -> Rule:
     """The rule of that name; `UserError` with the nearest name if there is none."""
     if name in RULES:
         return RULES[name]
-    near = get_close_matches(name, RULES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(RULES)}"
-    raise UserError(f"there is no rule {name!r}: {hint}")
+    raise UserError(f"there is no rule {name!r}: {hint(name, RULES)}")

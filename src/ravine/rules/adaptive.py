@@ -25,7 +25,6 @@ class AdaGrad(Rule):
     name = "adagrad"
     hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-2), "eps": floor(1e-10)}
     slots = ("sum",)
-    counts = True
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         squares = state["sum"].addcmul_(grad, grad)
@@ -47,7 +46,6 @@ class RMSProp(Rule):
         "eps": floor(1e-8),
     }
     slots = ("square_avg",)
-    counts = True
 
     def coefficients(self, h: Tensors) -> Tensors:
         return {**h, "gain": 1 - h["alpha"]}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import ClassVar, TypeAlias
 
 from torch import Tensor, addcmul
@@ -18,6 +19,12 @@ from torch import Tensor, addcmul
 from ravine.errors import UserError
 
 Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+    near = get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Rule(ABC):
     ``name``: as on the command line. ``hyper``: every hyper-parameter but the weight decay, which all rules share.
     ``slots``: names of the state tensors, each shaped like the parameter and zero at the start. ``elementwise``: each
     element is updated from its own gradient and state alone, so a large tensor may be updated block by block.
-    ``counts``: the optimizer keeps the number of steps of each parameter in its state, as torch does for this rule.
+    ``counts``: the rule uses ``h["step"]``.
     """
 
     name: ClassVar[str]

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 from ravine.study.power import FEWEST_SEEDS, Variance, critical, pooled_freedom, seeds_needed
 
@@ -63,13 +63,15 @@ class Finalists:
     @cached_property
     def chances(self) -> Floats:
         """(k,) chances of winning; they sum to one."""
-        return self.weights / self.weights.sum()
+        chances: Floats = self.weights / self.weights.sum()
+        return chances
 
     @cached_property
     def expected(self) -> Floats:
         """(n,) the score on each seed of what the search is expected to choose."""
         winner = self.scores[0]
-        return winner + self.chances @ (self.scores - winner)  # exactly the winner's scores if all finalists are equal
+        expected: Floats = winner + self.chances @ (self.scores - winner)  # exact if all finalists are equal
+        return expected
 
     @cached_property
     def search_variance(self) -> Variance:
@@ -143,23 +145,33 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class _Family:
-    """Draws of the smallest p-value of `size` contrasts if no method differs from another, sorted.
+    """How the contrasts depend on each other; adjusts p-values and levels for all of them together.
 
-    This is max-T on the scale of p-values, where contrasts with different degrees of freedom compare. Adjusted values lie
-    between the unadjusted ones and Bonferroni's, as they must.
+    Each p-value is uniform if no method differs from another, and they depend as normal variables z ~ N(0, R) with the
+    estimated correlation R of the contrasts do: max-T on the scale of p-values, where contrasts with different degrees of
+    freedom compare. With z = r u, r chi-distributed with m = `size` degrees of freedom and u a random direction,
+    P(max |z_i| > c) = E_u P(r > c / max |u_i|): one smooth mean over `reach`, the draws of max |u_i|. Adjusted values lie
+    between the unadjusted ones and Bonferroni's, as they must; one contrast alone is not adjusted.
+    Sources: Westfall & Young, Resampling-Based Multiple Testing (1993), section 2.3; Hasler & Hothorn, The International
+    Journal of Biostatistics 7 (2011), article 11; for the radial integration Deak, Numerische Mathematik 35 (1980).
     """
 
     size: int
-    least_p: Floats
+    reach: Floats
 
     def adjust(self, p: float) -> float:
-        share = float(np.searchsorted(self.least_p, p, side="right")) / self.least_p.size if self.size > 1 else p
-        return min(max(share, p), self.size * p, 1.0)
+        return min(max(self._any_smaller(p), p), self.size * p, 1.0)
 
     def level(self, alpha: float) -> float:
-        """The level of one interval at which all of them hold together: p < level exactly if adjust(p) < alpha."""
-        share = float(self.least_p[math.ceil(alpha * self.least_p.size) - 1]) if self.size > 1 else alpha
-        return min(max(share, alpha / max(self.size, 1)), alpha)
+        """The level of one interval at which all of them hold together: p < level if and only if adjust(p) < alpha."""
+        low, high = alpha / self.size, alpha
+        if self._any_smaller(low) >= alpha or self._any_smaller(high) <= alpha:
+            return low if self._any_smaller(low) >= alpha else high
+        return float(optimize.brentq(lambda p: self._any_smaller(p) - alpha, low, high, xtol=1e-15))
+
+    def _any_smaller(self, p: float) -> float:
+        """Chance that the smallest of the p-values is below p."""
+        return float(special.chdtrc(self.size, (special.ndtri(p / 2) / self.reach) ** 2).mean())
 
 
 def contrasts(
@@ -198,23 +210,19 @@ def _paired(differences: Floats) -> tuple[float, float, int]:
 
 
 def _family(methods: Mapping[str, Finalists], pairs: Sequence[tuple[str, str]], key: int) -> _Family:
-    """Each p-value is uniform; they depend as normal variables with the estimated correlation of the contrasts do.
-
-    The correlation comes from shared seeds and shared methods. Sources: Westfall & Young, Resampling-Based Multiple Testing
-    (1993), section 2.3 (min P); Hasler & Hothorn, The International Journal of Biostatistics 7 (2011), article 11.
-    """
+    """The family of the contrasts `pairs`; their correlation comes from shared seeds and shared methods."""
     if len(pairs) < 2:
-        return _Family(len(pairs), np.empty(0))
+        return _Family(1, np.ones(1))
     names = sorted({name for pair in pairs for name in pair})
     seeds = np.cov([methods[name].expected for name in names]) / methods[names[0]].expected.size
     search = np.diag([methods[name].search_variance.value for name in names])
     signs = np.array([[(name == method) - (name == versus) for name in names] for method, versus in pairs], dtype=float)
     covariance = signs @ (seeds + search) @ signs.T
     scale = np.sqrt(np.diag(covariance))
-    normal = stats.qmc.MultivariateNormalQMC(
-        np.zeros(len(pairs)), covariance / np.outer(scale, scale), rng=np.random.default_rng(key)
-    )
-    return _Family(len(pairs), np.sort(2 * stats.norm.sf(np.abs(normal.random(FAMILY_DRAWS)).max(axis=1))))
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    draws = stats.qmc.MultivariateNormalQMC(np.zeros(len(pairs)), rng=np.random.default_rng(key)).random(FAMILY_DRAWS)
+    return _Family(len(pairs), np.abs(draws @ root.T).max(axis=1) / np.linalg.norm(draws, axis=1))
 
 
 def _judge(

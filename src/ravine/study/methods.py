@@ -1,7 +1,7 @@
-"""The methods that a study can compare: which rule, which hyper-parameters are searched, what stays fixed, what contains what.
+"""The methods that a study can compare: their rules, what is searched, what stays fixed, and which contains which.
 
-A learning rate and a momentum are searched for every method that has them, by the same rules. What a method holds fixed is
-printed as a caveat, because a comparison is only as fair as what it left untuned.
+A learning rate and a momentum are searched for every method that has them, by the same rules. What a method holds
+fixed is printed as a caveat, because a comparison is only as fair as what it left untuned.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,8 @@ class Face:
 class Method:
     """A rule with its search space and its cost per step in gradient equivalents.
 
-    `defaults` is the untuned setting of the searched hyper-parameters; `fixed` are those that are never searched.
+    `axes`: the learning rate first; `defaults`: the untuned setting of the searched hyper-parameters; `fixed`: those
+    that are never searched.
     """
 
     name: str

@@ -1,13 +1,14 @@
 """Tunes one method: probe -> coarse -> local -> extensions -> screening -> finalists.
 
-`tune` is a coroutine: it yields a `Request` for runs and is sent their results, so the same code runs on the real engine, on a
-simulated one and on a stored table. What it asks for depends on the method, the settings and those results alone: adding a
-method to a study changes nothing for the others.
+`tune` is a coroutine: it yields a `Request` for runs and is sent their results, so the same code runs on the real
+engine, on a simulated one and on a stored table. What it asks for depends on the method, the settings and those results
+alone: adding a method to a study changes nothing for the others.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ravine.errors import UserError, WorkError
 from ravine.study import space
-from ravine.study.infer import WEIGHTS, Finalists
+from ravine.study.infer import CHANCES, Finalists
 from ravine.study.methods import Hyper, Method, get
 from ravine.study.space import Box, Floats, Side
 
@@ -31,7 +32,7 @@ COPY_STRIDE, SCREENING_FROM, EVALUATION_FROM = 1_000_000, 1_000, 10_000
 
 @dataclass(frozen=True)
 class Run:
-    """The identity of a training run; equal runs are trained once. `hyper` holds the searched hyper-parameters, sorted."""
+    """The identity of a run; equal runs are trained once. `hyper`: the searched hyper-parameters, sorted by name."""
 
     method: str
     hyper: Hyper
@@ -44,7 +45,8 @@ class Run:
 class Request:
     """Runs that a coroutine waits for.
 
-    phase: "probe", "coarse", "fixed" (the equal-dimension search), "local", "extension-1", "extension-2", "screen", "evaluate".
+    phase: "probe", "coarse", "fixed" (the equal-dimension search), "local", "extension-1", "extension-2", "screen" or
+    "evaluate".
     """
 
     phase: str
@@ -89,9 +91,9 @@ class Settings:
     """What the search of every method in a study has in common.
 
     endpoint: "loss" or the name of a metric, on validation data while tuning; worst: what a diverged run scores, in the
-    metric's unit (None for a loss: 3 times the loss at initialization); copy: number of an independent repetition of the
-    search (other points, other tuning and screening seeds, the same evaluation seeds); horizons: also find the best settings
-    at T/4 and T/2 steps, which needs a constant learning rate.
+    metric's unit (None for a loss: 3 times the loss at initialization); copy: number of an independent repetition of
+    the search (other points, other tuning and screening seeds, the same evaluation seeds); horizons: also find the best
+    settings at T/4 and T/2 steps, which needs a constant learning rate.
     """
 
     trials: int
@@ -170,10 +172,10 @@ class Trial:
 class Tuned:
     """The outcome of a search.
 
-    finalists: up to four configurations, the winner first (one of another method is reused from it: the contained face);
-    weights: their chances of winning, sum 1; trials: all that were tried, in order; ranges: (low, high) of every searched
-    hyper-parameter, extensions included; skipped: configurations that lost learning on a screening seed; horizons: (steps,
-    winner at those steps); fixed: the winner of the equal-dimension search; defaults: the untuned setting.
+    finalists: up to four configurations, the winner first (one on the face is of the contained method); weights: their
+    chances of winning, sum 1; trials: all that were tried, in order; ranges: (low, high) of every searched
+    hyper-parameter, extensions included; skipped: configurations that lost learning on a screening seed; horizons:
+    (steps, winner at those steps); fixed: the winner of the equal-dimension search; defaults: the untuned setting.
     """
 
     method: str
@@ -198,7 +200,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run within a horizon: its score, the least validation loss, the step of both of them, and whether it diverged."""
+    """A run within a horizon: score and step of its best checkpoint, least validation loss, whether it diverged."""
 
     score: float
     loss: float
@@ -306,7 +308,7 @@ def tune(method: Method, settings: Settings) -> Coroutine[Tuned]:
     yield from search.train("fixed", fixed, settings.tuning, settings.steps)
 
     if parts.local:
-        centres = search.ranking(coarse, settings.steps)[: space.quarter(len(coarse) + 3)]
+        centres = search.ranking(coarse, settings.steps)[: math.ceil(len(coarse) / 4)]
         unit = space.unit_points(parts.local, box.dimension, settings.study_seed, "local", settings.copy)
         settled = space.local(box, [centre.hyper for centre in centres], unit)
         yield from search.run("local", [Configuration(method.name, hyper) for hyper in settled])
@@ -322,29 +324,29 @@ def tune(method: Method, settings: Settings) -> Coroutine[Tuned]:
     search.refuse_if_all_diverged()
 
     tried, horizons = list(search.phases), settings.horizon_steps
-    screens = [search.screen(tried, settings.steps, len(WEIGHTS)), search.screen(fixed, settings.steps, 1)]
+    screens = [search.screen(tried, settings.steps, len(CHANCES)), search.screen(fixed, settings.steps, 1)]
     screens += [search.screen(tried, steps, 1) for steps in horizons]
-    (finalists, skipped, screening), (equal, _, _), *at_horizons = yield from together(screens)
+    (best, skipped, screening), (equal, _, _), *at_horizons = yield from together(screens)
 
-    weights = WEIGHTS[: len(finalists)]
+    weights = CHANCES[: len(best)]
     trials = search.trials()
     return Tuned(
         method=method.name,
-        finalists=tuple(finalists),
+        finalists=tuple(best),
         weights=tuple(weight / sum(weights) for weight in weights),
         trials=trials,
         ranges=box.ranges,
         extensions=tuple(extensions),
         skipped=tuple(skipped),
-        horizons=tuple((steps, best[0]) for steps, (best, _, _) in zip(horizons, at_horizons, strict=True)),
+        horizons=tuple((steps, passed[0]) for steps, (passed, _, _) in zip(horizons, at_horizons, strict=True)),
         fixed=equal[0],
         defaults=Configuration(method.name, method.defaults),
-        warnings=(*warnings, *screening, *_warnings(method, settings, box, extensions, trials, finalists[0])),
+        warnings=(*warnings, *screening, *_warnings(method, settings, box, extensions, trials, best[0])),
     )
 
 
 def _lr_points(method: Method, lr: tuple[float, float], count: int, settings: Settings) -> list[Configuration]:
-    """The first coarse learning rates of a method, everything else at its anchor: the face, and the equal-dimension search."""
+    """The first coarse learning rates of a method, all else at its anchor: the face, and the equal-dimension search."""
     line = Box((method.axes[0],), (lr[0],), (lr[1],))
     unit = space.unit_points(count, 1, settings.study_seed, "coarse", settings.copy)
     hypers = space.spread(line, unit)
@@ -399,8 +401,9 @@ class _Search:
         if all(o.diverged for configuration in self.phases for o in self.outcomes(configuration, steps)):
             lrs = [configuration.lr for configuration in self.phases]
             raise WorkError(
-                f"Every configuration of {self.method.name} diverges within {steps} steps at learning rates from {min(lrs):.3g}"
-                f" to {max(lrs):.3g}: scale the data or the loss down, clip the gradient, or leave the method out."
+                f"Every configuration of {self.method.name} diverges within {steps} steps at learning rates from"
+                f" {min(lrs):.3g} to {max(lrs):.3g}: scale the data or the loss down, clip the gradient,"
+                " or leave the method out."
             )
 
     def screen(
@@ -472,15 +475,15 @@ def probe(method: Method, settings: Settings) -> Coroutine[tuple[tuple[float, fl
     found = space.lr_range(changes)
     if found is None:
         raise UserError(
-            f"No learning rate from {2.0 ** min(changes):.2g} to {2.0 ** max(changes):.2g} lowers the training loss in {steps} steps:"
-            f" every configuration of {method.name} diverges or stands still; check the loss, the initialization"
-            " and the scale of the data."
+            f"No learning rate from {2.0 ** min(changes):.2g} to {2.0 ** max(changes):.2g} lowers the training loss in"
+            f" {steps} steps: every configuration of {method.name} diverges or stands still; check the loss, the"
+            " initialization and the scale of the data."
         )
     warnings = []
     if space.failing_exponent(changes) is None:
         warnings.append(
-            f"{method.name}: every learning rate up to {2.0 ** max(changes):.2g} lowers the training loss, so the range is"
-            f" taken around the best one, {found[0]:.2g} to {found[1]:.2g}."
+            f"{method.name}: every learning rate up to {2.0 ** max(changes):.2g} lowers the training loss, so the"
+            f" range is taken around the best one, {found[0]:.2g} to {found[1]:.2g}."
         )
     return found, warnings
 
@@ -512,7 +515,7 @@ def _warnings(
     extensions: Sequence[Side],
     trials: Sequence[Trial],
     winner: Configuration,
-) -> Generator[str]:
+) -> Iterator[str]:
     if winner.method == method.name:
         values = dict(winner.hyper)
         for axis in method.axes:
@@ -522,22 +525,22 @@ def _warnings(
             low, high = box.ranges[axis.name]
             extended = f" after {len(extensions)} extensions" if extensions and axis.kind == "lr" else ""
             yield (
-                f"{method.name}: the best {axis.name}, {values[axis.name]:.3g}, is at the boundary of the range {low:.3g} to"
-                f" {high:.3g}{extended}; a better one may lie outside."
+                f"{method.name}: the best {axis.name}, {values[axis.name]:.3g}, is at the boundary of the range"
+                f" {low:.3g} to {high:.3g}{extended}; a better one may lie outside."
             )
     infeasible = sum(trial.diverged > 0 for trial in trials)
     if infeasible > len(trials) / 2:
-        yield f"{method.name}: {infeasible} of {len(trials)} configurations diverged on a tuning seed, so few trials were of use."
+        yield f"{method.name}: {infeasible} of {len(trials)} configurations diverged on a tuning seed: few were of use."
     best = next(trial.best_step for trial in trials if trial.configuration == winner)
     if best <= settings.steps / 10:
         yield (
-            f"{method.name}: the best setting is at its best at step {best:g} of {settings.steps} and gets worse after it;"
-            " fewer steps would do."
+            f"{method.name}: the best setting is at its best at step {best:g} of {settings.steps} and no better"
+            " after it; fewer steps would do."
         )
     elif best > settings.steps * 3 / 4:
         yield (
-            f"{method.name}: the best setting still improves at step {best:g} of {settings.steps}; the verdict is about this"
-            " number of steps, and more may change it."
+            f"{method.name}: the best setting still improves at step {best:g} of {settings.steps}; the verdict is about"
+            " this number of steps, and more may change it."
         )
 
 
@@ -545,7 +548,7 @@ def _warnings(
 
 
 def evaluate_request(tuned: Tuned, settings: Settings) -> Request:
-    """The runs on the evaluation seeds, with test data: finalists, equal-dimension winner, defaults, and horizon winners."""
+    """The runs on the evaluation seeds, test data included: finalists, other winners, defaults."""
     whole = [*tuned.finalists, tuned.fixed, tuned.defaults]
     wanted = [(configuration, settings.steps) for configuration in whole]
     wanted += [(configuration, steps) for steps, configuration in tuned.horizons]
@@ -604,12 +607,12 @@ def _rounds(coroutines: Sequence[Coroutine[T]]) -> Generator[list[Request], Resu
         results = yield list(waiting.values())
         for i, request in list(waiting.items()):
             own = {run: results[run] for run in request.runs}
-            advance(i, lambda i=i, own=own: coroutines[i].send(own))  # type: ignore[misc]
+            advance(i, partial(coroutines[i].send, own))
     return [done[i] for i in range(len(coroutines))]
 
 
 def together(coroutines: Sequence[Coroutine[T]]) -> Coroutine[list[T]]:
-    """Several coroutines in the same phase as one: their requests of a round are one request, equal runs asked for once."""
+    """Several coroutines in the same phase as one: their requests of a round are one request without repetitions."""
     rounds = _rounds(coroutines)
     try:
         requests = next(rounds)

@@ -1,7 +1,7 @@
 """Where a method is searched: the range of its learning rate, found by a probe, and the points of its trials.
 
-One rule for all methods. Ranges belong to a method, points belong to the study: methods of the same dimension get the same
-points of the unit cube.
+One rule for all methods. Ranges belong to a method, points belong to the study: methods of the same dimension get the
+same points of the unit cube.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from ravine.fleet.keys import numpy_generator
+from ravine.fleet.keys import key
 from ravine.study.methods import Axis, Hyper, Method
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -32,7 +32,7 @@ EDGE = 0.1  # outer share of a log range in which a winner counts as at the boun
 
 @dataclass(frozen=True)
 class Shares:
-    """How the K trials of a method are used: face (reused from the contained method) + coarse + local = K."""
+    """How the K trials of a method are used: face (runs of the contained method) + coarse + local = K."""
 
     face: int
     coarse: int
@@ -40,7 +40,7 @@ class Shares:
 
 
 def shares(trials: int, face: bool) -> Shares:
-    """Half the trials cover the box, half go where it is good; of a method with a face half of the first half is the face.
+    """Half the trials cover the box, half go where it is good; with a face, half of the first half lies on it.
 
     local = floor(K/2), face = floor(K/4) or 0, coarse = the rest, which is at least 1 for K >= 1.
     """
@@ -64,8 +64,8 @@ def probe_steps(steps: int) -> int:
 def failing_exponent(changes: Mapping[int, float]) -> int | None:
     """Smallest doubling above the best probed one that does not train; None if all above it train, or none trains.
 
-    changes: exponent of two -> median of (final - initial) training loss, inf where diverged. Scanned upwards from the best
-    because at tiny learning rates the loss may stand still within rounding.
+    changes: exponent of two -> median of (final - initial) training loss, inf where diverged. Scanned upwards from the
+    best one, because at tiny learning rates the loss may stand still within rounding.
     """
     best = _best_exponent(changes)
     if best is None:
@@ -91,9 +91,9 @@ def exponents_to_probe(changes: Mapping[int, float]) -> tuple[int, ...]:
 
 
 def lr_range(changes: Mapping[int, float]) -> tuple[float, float] | None:
-    """(low, high) of a finished probe: high = twice the smallest failing doubling, low = 1e-3 high. None: nothing trains.
+    """(low, high) of a finished probe: high = twice the smallest failing doubling, low = 1e-3 high.
 
-    If every learning rate up to 2^40 trains (a bounded loss does that), three decades around the best one.
+    None if no learning rate trains. If all up to 2^40 do, as with a bounded loss: three decades around the best.
     """
     best, failing = _best_exponent(changes), failing_exponent(changes)
     if best is None:
@@ -107,7 +107,7 @@ def lr_range(changes: Mapping[int, float]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Box:
-    """A box in (lr, 1 - momentum, ...), log-uniform on every axis; `low` and `high` are in those coordinates."""
+    """A box in (lr, 1 - momentum), log-uniform on every axis; `low` and `high` are in those coordinates, lr first."""
 
     axes: tuple[Axis, ...]
     low: tuple[float, ...]
@@ -127,7 +127,7 @@ class Box:
         return tuple(sorted(pairs))
 
     def coordinates(self, setting: Hyper) -> tuple[float, ...]:
-        """lr and 1 - momentum of a setting, in the order of the axes."""
+        """The learning rate and 1 - momentum of a setting, in the order of the axes."""
         values = dict(setting)
         return tuple(values[a.name] if a.kind == "lr" else 1 - values[a.name] for a in self.axes)
 
@@ -140,7 +140,7 @@ class Box:
         return replace(self, low=low, high=high)
 
     def edge(self, setting: Hyper, axis: Axis) -> Side | None:
-        """Which boundary of an axis a setting is at: the outer 10 % of the log range, and None for a range of no width."""
+        """The boundary that a setting is at: in the outer 10 % of the axis' log range. A range of no width has none."""
         i = self.axes.index(axis)
         width = math.log(self.high[i] / self.low[i])
         if width == 0:
@@ -150,14 +150,12 @@ class Box:
 
     def beyond(self, side: Side) -> "Box":
         """The decade of learning rates next to the box on one side."""
-        i = self._lr
-        low, high = (self.low[i] / 10, self.low[i]) if side == "lower" else (self.high[i], self.high[i] * 10)
-        return self._with_lr(low, high)
+        low, high = self.low[0], self.high[0]
+        return self._with_lr(low / 10, low) if side == "lower" else self._with_lr(high, high * 10)
 
     def joined(self, other: "Box") -> "Box":
         """This box with its learning rates widened to those of another."""
-        i = self._lr
-        return self._with_lr(min(self.low[i], other.low[i]), max(self.high[i], other.high[i]))
+        return self._with_lr(min(self.low[0], other.low[0]), max(self.high[0], other.high[0]))
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -167,21 +165,15 @@ class Box:
             for axis, low, high in zip(self.axes, self.low, self.high, strict=True)
         }
 
-    @property
-    def _lr(self) -> int:
-        return next(i for i, axis in enumerate(self.axes) if axis.kind == "lr")
-
     def _with_lr(self, low: float, high: float) -> "Box":
-        def put(values: tuple[float, ...], value: float) -> tuple[float, ...]:
-            return tuple(value if i == self._lr else old for i, old in enumerate(values))
-
-        return replace(self, low=put(self.low, low), high=put(self.high, high))
+        return replace(self, low=(low, *self.low[1:]), high=(high, *self.high[1:]))
 
 
 def box(method: Method, lr: tuple[float, float], steps: int) -> Box:
-    """The box of a method: its probed learning rates; 1 - momentum from max(0.003, 1/T) to 0.5, the single value 0.5 for T <= 2.
+    """The box of a method: its probed learning rates; 1 - momentum from max(0.003, 1/T) to 0.5.
 
-    A momentum that averages over more than T steps cannot be told from its neighbours within T steps.
+    A momentum that averages over more than T steps cannot be told from its neighbours within T steps; for T <= 2 only
+    1 - momentum = 0.5 is left.
     """
     smallest = min(max(SMALLEST_COMPLEMENT, 1 / steps), LARGEST_COMPLEMENT)
     bounds = [lr if axis.kind == "lr" else (smallest, LARGEST_COMPLEMENT) for axis in method.axes]
@@ -189,14 +181,14 @@ def box(method: Method, lr: tuple[float, float], steps: int) -> Box:
 
 
 def unit_points(count: int, dimension: int, study_seed: int, purpose: str, copy: int = 0) -> Floats:
-    """The first `count` points of a scrambled Sobol sequence, (count, dimension) in [0, 1): a stream per (purpose, copy).
+    """The first `count` points of a scrambled Sobol sequence, (count, dimension) in [0, 1).
 
-    Does not depend on the method, and fewer points are the beginning of more. Source: Owen, J. Complexity 14 (1998).
+    One sequence per (study seed, purpose, copy, dimension), whatever the method; fewer points begin more of them.
+    Source: Owen, J. Complexity 14 (1998).
     """
     if count == 0:
         return np.empty((0, dimension))
-    generator = numpy_generator(study_seed, f"search-{purpose}", copy, dimension)
-    sobol = qmc.Sobol(dimension, scramble=True, rng=generator)
+    sobol = qmc.Sobol(dimension, scramble=True, rng=key(study_seed, f"search-{purpose}", copy, dimension))
     points: Floats = sobol.random_base2(math.ceil(math.log2(count)))[:count]
     return points
 
