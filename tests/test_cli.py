@@ -267,7 +267,7 @@ def test_the_table_says_what_was_found(backend: Backend, capsys: pytest.CaptureF
         "0 : 1 diverged",
         "versus momentum",
         "momentum 0.9",
-        "1.5 grads/step",
+        "1.5 grad/step",
         "520 µs/step",
         "Differences are in accuracy (endpoint accuracy, margin 0.02); positive: better than sgd.",
     ):

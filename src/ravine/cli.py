@@ -24,12 +24,15 @@ if TYPE_CHECKING:
     from ravine.study import Comparison
 
 # Troubles of the machine that a person can mend; every other OSError is a fault of ours and shows its traceback.
+_GO_ON = "make room; what was stored is kept, and `ravine resume` goes on"
+_ELSEWHERE = "choose a directory that can be written, with --out"
 MENDS = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EROFS: "choose a directory that can be written with --out",
-    errno.EACCES: "choose a directory that can be written with --out",
-    errno.EPERM: "choose a directory that can be written with --out",
+    errno.ENOSPC: _GO_ON,
+    errno.EDQUOT: _GO_ON,
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
 }
 
 app = typer.Typer(
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno not in MENDS:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        _stop(f"{error.strerror}{where}; {MENDS[error.errno]}; what was stored is kept, `ravine resume` goes on", 1)
+        _stop(f"{error.strerror}{where}; {MENDS[error.errno]}", 1)
 
 
 def _stop(sentence: str, code: int) -> None:

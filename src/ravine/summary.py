@@ -107,7 +107,7 @@ def _seeds(contrast: Mapping[str, Any]) -> str:
 def _cost(fitted: Mapping[str, Any], cost: Mapping[str, float]) -> str:
     lines = [f"{fitted['trials']} trials"]
     if "gradient_equivalents" in cost:
-        lines.append(f"{plain(cost['gradient_equivalents'])} grads/step")
+        lines.append(f"{plain(cost['gradient_equivalents'])} grad/step")
     if "seconds_per_step" in cost:
         lines.append(f"{seconds(cost['seconds_per_step'])}/step")
     return "\n".join(lines)

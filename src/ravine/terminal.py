@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from ravine.errors import UserError
@@ -41,12 +42,13 @@ class Screen:
         self._console = console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            _Pace(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None),
+            _Pace(table_column=Column(no_wrap=True)),
             console=self._console,
             disable=not self._console.is_terminal,
             speed_estimate_period=60,
+            expand=True,
         )
         self._task = self._bar.add_task("", total=None)
         self._printed = time.monotonic()

@@ -26,7 +26,6 @@ from ravine.study.methods import METHODS, get
 from ravine.study.search import Configuration, Coroutine, Request, Run, Tuned, drive, outcome, tune
 from ravine.study.space import Box, Floats
 
-
 Train = Callable[[Run], Ran]
 
 
@@ -331,8 +330,10 @@ def test_a_diverged_run_scores_the_worst_value_from_its_step_on() -> None:
 
 
 def test_what_is_not_finite_or_below_the_worst_value_scores_the_worst() -> None:
-    assert outcome(ran([math.nan, -5.0]), SETTINGS, 9).score == 0.0
-    assert outcome(ran([0, 0], loss=[math.nan, 50.0]), LOSS, 9).score == pytest.approx(-math.log(6))
+    for value in (math.nan, -5.0, math.inf):
+        assert outcome(ran([value]), SETTINGS, 9).score == 0.0
+    for value in (math.nan, 50.0, math.inf):
+        assert outcome(ran([0], loss=[value]), LOSS, 9).score == pytest.approx(-math.log(6))
 
 
 def test_a_run_without_an_evaluation_within_the_horizon_scores_the_worst() -> None:
@@ -366,10 +367,13 @@ def test_the_mean_over_the_tuning_seeds_decides() -> None:
 
 
 def test_ties_go_by_validation_loss_then_by_the_smaller_learning_rate() -> None:
-    def tie(run: Run) -> Ran:  # equal accuracies in different orders over the seeds: means that differ in the last bit
-        order = [0.1, 0.7, 0.3] if uniform(run.hyper) < 0.5 else [0.7, 0.3, 0.1]
-        return constant(run, order[run.seed % 3], loss=3.0 if lr(run) >= 1 else 1 + abs(math.log10(lr(run) / 0.1)))
+    def tie(run: Run) -> Ran:  # equal counts of right answers, whose means differ in the last bit
+        right = [263, 264, 265] if abs(math.log10(lr(run) / 0.1)) > 0.1 else [264, 264, 264]
+        return constant(
+            run, right[run.seed % 3] / 360, loss=3.0 if lr(run) >= 1 else 1 + abs(math.log10(lr(run) / 0.1))
+        )
 
+    assert math.fsum([263 / 360, 264 / 360, 265 / 360]) > math.fsum([264 / 360] * 3)
     found, _ = tuned("sgd", tie)
     best = min(found.trials, key=lambda t: abs(math.log10(t.configuration.lr / 0.1)))
     assert found.finalists[0] == best.configuration

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias, overload
 
@@ -36,6 +37,7 @@ class Batch:
 
     rule: Rule
     coefficients: Tensors
+    dtype: torch.dtype  # of coefficients, state and arithmetic
     maximize: bool
     tensors: list[tuple[Tensor, Tensor, Tensors]]  # parameter, gradient, state
 
@@ -153,7 +155,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule = self.rule_of(group)
         alike: dict[tuple[torch.device, torch.dtype, float], list[tuple[Tensor, Tensor, Tensors]]] = {}
         for param in params:
-            state = self._state(param)
+            state = self.state[param] or self._begin(param)
             step = float(state["step"].add_(1)) if rule.counts else 0.0
             slots = {name: state[name] for name in rule.slots}
             assert param.grad is not None
@@ -162,19 +164,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             given = {name: value for name, value in values.items() if name != "weight_decay" or value}
             if rule.counts:
                 given["step"] = step
-            # float64 on the CPU, so that 1 - momentum loses nothing; one copy takes all of them to the device.
-            h = torch.tensor(list(given.values()), dtype=torch.float64).unbind()
-            c = rule.coefficients(dict(zip(given, h, strict=True)))
-            there = torch.stack(list(c.values())).to(device=device, dtype=dtype).unbind()
-            yield Batch(rule, dict(zip(c, there, strict=True)), group["maximize"], tensors)
+            c = coefficients(rule, tuple(given.items()), device, dtype)
+            yield Batch(rule, c, dtype, group["maximize"], tensors)
 
-    def _state(self, param: Tensor) -> dict[str, Tensor]:
+    def _begin(self, param: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter before its first step."""
         state: dict[str, Tensor] = self.state[param]
         for name in self.rule.slots:
-            if name not in state:
-                state[name] = torch.zeros_like(param, dtype=working_dtype(param))
-        if self.rule.counts and "step" not in state:
-            state["step"] = torch.tensor(0.0)
+            state[name] = torch.zeros_like(param, dtype=working_dtype(param))
+        if self.rule.counts:
+            state["step"] = torch.tensor(0.0, device="cpu")
         return state
 
     # Checkpoints.
@@ -214,7 +213,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if state.get(name) is not None
             }
             if self.rule.counts and "step" in state:
-                self.state[param]["step"] = torch.tensor(float(state["step"]))
+                self.state[param]["step"] = torch.tensor(float(state["step"]), device="cpu")
         for group, own in zip(self.param_groups, schedules, strict=True):
             group["schedules"] = own
             for name, schedule in own.items():
@@ -267,35 +266,52 @@ def working_dtype(param: Tensor) -> torch.dtype:
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
 
 
+@lru_cache(maxsize=64)
+def coefficients(rule: Rule, given: tuple[tuple[str, float], ...], device: torch.device, dtype: torch.dtype) -> Tensors:
+    """The coefficients of a step as tensors, which nobody changes; kept, because most steps use those of the last."""
+    names, values = zip(*given, strict=True)
+    # float64 on the CPU, so that 1 - momentum loses nothing; one copy takes all of them to the device.
+    h = torch.tensor(values, dtype=torch.float64, device="cpu").unbind()
+    c = rule.coefficients(dict(zip(names, h, strict=True)))
+    there = torch.stack(list(c.values())).to(device=device, dtype=dtype).unbind()
+    return dict(zip(c, there, strict=True))
+
+
 def advance(batches: list[Batch]) -> None:
     """The arithmetic half of a step: tensor operations only."""
     for batch in batches:
         for param, grad, state in batch.tensors:
-            for block in blocks(batch.rule, param, grad, state):
-                move(batch, *block)
+            if param.numel() > BLOCK and may_cut(batch.rule, param, grad, state):
+                for block in cut(param, grad, state):
+                    move(batch, *block)
+            else:
+                move(batch, param, grad, state)
 
 
-def blocks(rule: Rule, param: Tensor, grad: Tensor, state: Tensors) -> Iterable[tuple[Tensor, Tensor, Tensors]]:
-    """The tensors as they are, or cut into blocks where that is possible and pays."""
+def may_cut(rule: Rule, param: Tensor, grad: Tensor, state: Tensors) -> bool:
+    """Whether the tensors can be updated block by block, and gain by it."""
+    return (
+        rule.elementwise
+        and param.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and all(tensor.is_contiguous() for tensor in (param, grad, *state.values()))
+    )
+
+
+def cut(param: Tensor, grad: Tensor, state: Tensors) -> Iterator[tuple[Tensor, Tensor, Tensors]]:
+    """Views of the tensors, `BLOCK` elements at a time."""
     tensors = (param, grad, *state.values())
-    if (
-        torch.compiler.is_compiling()
-        or not rule.elementwise
-        or param.numel() <= BLOCK
-        or param.device.type != "cpu"
-        or not all(tensor.is_contiguous() for tensor in tensors)
-    ):
-        return [(param, grad, state)]
-    cuts = zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in tensors), strict=True)
-    return ((param, grad, dict(zip(state, slots, strict=True))) for param, grad, *slots in cuts)
+    for point, slope, *slots in zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in tensors), strict=True):
+        yield point, slope, dict(zip(state, slots, strict=True))
 
 
 def move(batch: Batch, param: Tensor, grad: Tensor, state: Tensors) -> None:
     """Apply the rule to one tensor or block, in the working dtype."""
-    dtype = working_dtype(param)
-    point, slope = param.to(dtype), grad.to(dtype)
+    c, dtype = batch.coefficients, batch.dtype
+    point = param if param.dtype == dtype else param.to(dtype)
+    slope = grad if grad.dtype == dtype else grad.to(dtype)
     if batch.maximize:
         slope = -slope
-    batch.rule.apply(point, decayed(point, slope, batch.coefficients), state, batch.coefficients)
+    batch.rule.apply(point, decayed(point, slope, c), state, c)
     if point is not param:
         param.copy_(point)

@@ -59,7 +59,7 @@ def quadratic(
     x = torch.ones_like(h) if start is None else _vector("start", start)
     if x.shape != h.shape:
         raise UserError(f"quadratic: start= has {len(x)} entries and the spectrum has {len(h)}; give one for each")
-    rows = _rows(_covariance(noise, len(h)))
+    rows = _rows(noise, len(h))
     return Problem(
         name=name,
         model=lambda: Quadratic(h, x),
@@ -89,27 +89,22 @@ def _vector(name: str, values: Sequence[float] | Tensor) -> Tensor:
     return vector
 
 
-def _covariance(noise: float | Sequence[float] | Tensor, size: int) -> Tensor:
+def _rows(noise: float | Sequence[float] | Tensor, size: int) -> Tensor:
+    """Rows with mean 0 and this covariance (divided by the number of rows), both to rounding; one zero row for none."""
     given = torch.as_tensor(noise, dtype=torch.float64)
     if given.ndim > 2 or any(length != size for length in given.shape) or not given.isfinite().all():
         raise UserError(f"quadratic: noise= must be a number, {size} variances or a {size} x {size} matrix")
-    matrix = given if given.ndim == 2 else torch.diag(given.expand(size))
-    if not torch.allclose(matrix, matrix.T, rtol=1e-12) or torch.linalg.eigvalsh(matrix)[0] < -1e-12 * matrix.norm():
-        raise UserError("quadratic: noise= is a covariance; it must be symmetric and positive semi-definite")
-    return matrix
-
-
-def _rows(covariance: Tensor) -> Tensor:
-    """Rows with mean 0 and this covariance (divided by the number of rows), both to rounding; one zero row for none."""
-    size = len(covariance)
-    if not covariance.any():
+    if not given.any():
         return torch.zeros(1, size, dtype=torch.float64)
     if size >= NOISE_ROWS:
         raise UserError(f"quadratic: noise needs a dimension below {NOISE_ROWS}, not {size}")
+    covariance = given if given.ndim == 2 else torch.diag(given.expand(size))
+    values, vectors = torch.linalg.eigh(covariance)
+    if not torch.allclose(covariance, covariance.T, rtol=1e-12) or values[0] < -1e-12 * values.abs().max():
+        raise UserError("quadratic: noise= is a covariance; it must be symmetric and positive semi-definite")
     draws = torch.randn(NOISE_ROWS, size, dtype=torch.float64, generator=torch.Generator().manual_seed(_NOISE_KEY))
     centred = draws - draws.mean(0)
     factor = torch.linalg.cholesky(centred.T @ centred / NOISE_ROWS)
     white = torch.linalg.solve_triangular(factor, centred.T, upper=False).T
-    values, vectors = torch.linalg.eigh(covariance)
     rows: Tensor = white @ (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return rows - rows.mean(0)

@@ -4,14 +4,14 @@ Views named `ink_...` follow the colour of the text in the page's light and dark
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
 from ravine.report.frames import HEAVY_BALL, Endpoint, effective_lr, momentum_name
-from ravine.report.theme import BASELINE, INK, PALETTE, Chart, colours, dashes, rounded, styled
+from ravine.report.theme import BASELINE, FAINT, INK, PALETTE, colours, dashes, layered, rounded
 
 ROW = 84  # height of one contrast in `differences`
 BETTER = "positive: better"
@@ -19,8 +19,8 @@ BETTER = "positive: better"
 
 def differences(
     contrasts: Sequence[Mapping[str, Any]], seeds: pl.DataFrame, methods: Sequence[str], unit: str, margin: float
-) -> Chart:
-    """A dot per evaluation seed, the mean, the unadjusted (thick) and adjusted (thin) interval, the margin band and zero.
+) -> alt.LayerChart:
+    """A dot per seed, the mean, the unadjusted (thick) and adjusted (thin) interval, the margin band and zero.
 
     contrasts: as in the verdict; seeds: `frames.differences`.
     """
@@ -29,13 +29,14 @@ def differences(
     turn = pl.int_range(pl.len()).over("method", "versus") * 2 % 5
     dots = seeds.join(lines.select("method", "versus", "at"), on=["method", "versus"], maintain_order="left")
     dots = dots.with_columns(at=pl.col("at") + 0.16 + 0.08 * turn)
+    reach = _reach([*lines.select("mean", "low", "high").to_numpy().ravel(), *dots["difference"], -margin, margin])
     y = alt.Y("at:Q", axis=None, scale=alt.Scale(domain=[0, len(contrasts)], reverse=True, nice=False))
     title = f"difference in {unit} ({BETTER})"
     colour = alt.Color("method:N", scale=colours(methods), legend=None)
     data = rounded(lines)
     interval = alt.Chart(data).transform_filter("isValid(datum.low)")
     layers = [
-        *_margin(margin, "x"),
+        *_margin(margin, "x", lines.select(pl.col("at").alias("from") - 0.14, pl.col("at").alias("to") + 0.56)),
         interval.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y, color=colour),
         interval.transform_filter("isValid(datum.inner_low)")
         .mark_rule(strokeWidth=5)
@@ -43,7 +44,12 @@ def differences(
         alt.Chart(rounded(dots))
         .mark_point(filled=True, size=34, opacity=0.75)
         .encode(
-            x=alt.X("difference:Q", title=title, axis=alt.Axis(format="+~g", tickCount=6)),
+            x=alt.X(
+                "difference:Q",
+                title=title,
+                axis=alt.Axis(format="+~g", tickCount=6),
+                scale=alt.Scale(domain=reach, nice=False),
+            ),
             y=y,
             color=colour,
             shape=alt.Shape(
@@ -51,8 +57,9 @@ def differences(
             ),
             tooltip=["method:N", "versus:N", "seed:N", alt.Tooltip("difference:Q", format="+.5~g"), "diverged:N"],
         ),
-        interval.mark_point(shape="diamond", size=110, filled=True, opacity=1, stroke=INK, strokeWidth=1.2)
-        .properties(name="ink_mean")
+        alt.Chart(data, name="ink_mean")
+        .transform_filter("isValid(datum.mean)")
+        .mark_point(shape="diamond", size=110, filled=True, opacity=1, stroke=INK, strokeWidth=1.2)
         .encode(
             x="mean:Q",
             y=y,
@@ -61,18 +68,29 @@ def differences(
         ),
         alt.Chart(data)
         .mark_text(align="left", baseline="top", fontSize=13, fontWeight=600, color=INK)
-        .encode(x=alt.value(2), y=alt.Y("top:Q"), text="label:N"),
+        .encode(x=alt.value(2), y=alt.Y("top:Q", axis=None), text="label:N"),
     ]
     description = (
         f"Paired differences in {unit}, one dot per evaluation seed, with mean and interval, "
         f"against zero and the margin of {margin:g}: {', '.join(_label(c) for c in contrasts)}."
     )
-    return styled(alt.layer(*layers), description, ROW * max(len(contrasts), 1) + 40)
+    return layered(layers, description, ROW * max(len(contrasts), 1) + 40)
 
 
-_LINE = {"label": pl.String, "method": pl.String, "versus": pl.String, "top": pl.Float64, "at": pl.Float64} | dict.fromkeys(
-    ("mean", "low", "high", "inner_low", "inner_high"), pl.Float64
-)
+def _reach(values: Iterable[float]) -> list[float]:
+    """The span of what is finite, with a little room on both sides."""
+    finite = [float(value) for value in values if math.isfinite(value)]
+    room = 0.03 * (max(finite) - min(finite)) or 1.0
+    return [min(finite) - room, max(finite) + room]
+
+
+_LINE = {
+    "label": pl.String,
+    "method": pl.String,
+    "versus": pl.String,
+    "top": pl.Float64,
+    "at": pl.Float64,
+} | dict.fromkeys(("mean", "low", "high", "inner_low", "inner_high"), pl.Float64)
 
 
 def _label(contrast: Mapping[str, Any]) -> str:
@@ -83,47 +101,56 @@ def _line(contrast: Mapping[str, Any], row: int) -> tuple[Any, ...]:
     outer = contrast.get("interval") or (None, None)
     inner = contrast.get("interval_unadjusted") or (None, None)
     label = f"{_label(contrast)}: {contrast['verdict']}"
-    return (label, contrast["method"], contrast["versus"], row + 0.08, row + 0.4, contrast.get("difference"), *outer, *inner)
+    return (
+        label,
+        contrast["method"],
+        contrast["versus"],
+        row + 0.08,
+        row + 0.4,
+        contrast.get("difference"),
+        *outer,
+        *inner,
+    )
 
 
-def _margin(margin: float, axis: str) -> list[alt.Chart]:
-    """The band within which a difference is practically none, and zero."""
-    band = pl.DataFrame({"low": [-margin], "high": [margin], "zero": [0.0]})
-    ends = {"x": "low:Q", "x2": "high:Q"} if axis == "x" else {"y": "low:Q", "y2": "high:Q"}
-    base = alt.Chart(band)
+def _margin(margin: float, axis: str, rows: pl.DataFrame | None = None) -> list[alt.Chart]:
+    """The margin band and zero, across the whole chart or only from `from` to `to` of the rows."""
+    one = pl.DataFrame({"from": [0.0]}) if rows is None else rows
+    band = one.with_columns(low=pl.lit(-margin), high=pl.lit(margin), zero=pl.lit(0.0))
+    ends = {axis: "low:Q", f"{axis}2": "high:Q"}
+    across = {} if rows is None else {"y": alt.Y("from:Q", axis=None), "y2": "to:Q"}
     return [
-        base.mark_rect(color="#8a8a8a", opacity=0.22).encode(**ends),
-        alt.Chart(band, name="ink_zero").mark_rule(color=INK, strokeWidth=1).encode(**{axis: "zero:Q"}),
+        alt.Chart(band).mark_rect(color=FAINT, opacity=0.22).encode(**ends, **across),
+        alt.Chart(band, name="ink_zero").mark_rule(color=INK, strokeWidth=1).encode(**{axis: "zero:Q"}, **across),
     ]
 
 
-def curves(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> Chart:
+def curves(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> alt.LayerChart:
     """The endpoint along the training: median over the evaluation seeds, with the quartiles as a band."""
     medians = table.filter(pl.col("step") >= 0.02 * pl.col("step").max())
     inside = [v for v in (medians["low"].quantile(0.1), medians["high"].max()) if v is not None and math.isfinite(v)]
     scale = _value_scale(endpoint, inside)
-    base = alt.Chart(rounded(table)).encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="~s")), color=alt.Color("method:N", scale=colours(methods))
+    base = alt.Chart(rounded(table)).encode(x=alt.X("step:Q", title="step", axis=alt.Axis(format=",d", tickCount=8)))
+    band = base.mark_area(opacity=0.18, clip=True).encode(
+        color=alt.Color("method:N", scale=colours(methods)), y=alt.Y("low:Q", scale=scale), y2="high:Q"
     )
-    band = base.mark_area(opacity=0.18, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
     line = base.mark_line(strokeWidth=2, clip=True).encode(
         y=alt.Y("median:Q", title=endpoint.name, scale=scale, axis=alt.Axis(format="~g", tickCount=6)),
+        color=alt.Color("method:N", scale=colours(methods)),
         strokeDash=alt.StrokeDash("method:N", scale=dashes(methods)),
         tooltip=["method:N", "step:Q", *(alt.Tooltip(f"{n}:Q", format=".4~g") for n in ("median", "low", "high"))],
     )
     description = f"Learning curves: {endpoint.name} against the step, median and quartiles over the evaluation seeds."
-    return styled(alt.layer(band, line), description, 300)
+    return layered([band, line], description, 300)
 
 
 def _value_scale(endpoint: Endpoint, domain: Sequence[float]) -> alt.Scale:
     """Losses are read on a logarithmic axis; the first steps may lie outside the picture."""
-    ends = {"domain": sorted(domain)} if len(set(domain)) == 2 else {}
-    if endpoint.is_loss:
-        return alt.Scale(type="log", **ends)
-    return alt.Scale(zero=False, **ends)
+    ends = sorted(domain) if len(set(domain)) == 2 else alt.Undefined
+    return alt.Scale(type="log", domain=ends) if endpoint.is_loss else alt.Scale(zero=False, domain=ends)
 
 
-def gaps(table: pl.DataFrame, methods: Sequence[str], unit: str, margin: float) -> Chart:
+def gaps(table: pl.DataFrame, methods: Sequence[str], unit: str, margin: float) -> alt.LayerChart:
     """The paired difference to the baseline along the training with its pointwise 95 % interval.
 
     The axis is linear inside the margin and logarithmic far beyond it: early differences are large, late ones decide.
@@ -131,12 +158,13 @@ def gaps(table: pl.DataFrame, methods: Sequence[str], unit: str, margin: float) 
     steps = [m * margin for m in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100)]
     scale = alt.Scale(type="symlog", constant=margin) if margin > 0 else alt.Scale()
     axis = alt.Axis(format="+.2~g", values=steps) if margin > 0 else alt.Axis(format="+.2~g")
-    base = alt.Chart(rounded(table)).encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(format="~s")), color=alt.Color("method:N", scale=colours(methods))
+    base = alt.Chart(rounded(table)).encode(x=alt.X("step:Q", title="step", axis=alt.Axis(format=",d", tickCount=8)))
+    band = base.mark_area(opacity=0.18).encode(
+        color=alt.Color("method:N", scale=colours(methods)), y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q"
     )
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=f"difference in {unit}", scale=scale, axis=axis),
+        color=alt.Color("method:N", scale=colours(methods)),
         strokeDash=alt.StrokeDash("method:N", scale=dashes(methods)),
         tooltip=[
             "method:N",
@@ -146,7 +174,7 @@ def gaps(table: pl.DataFrame, methods: Sequence[str], unit: str, margin: float) 
         ],
     )
     description = f"Paired difference in {unit} to the baseline against the step, mean with pointwise 95 % interval."
-    return styled(alt.layer(*_margin(margin, "y"), band, line), description, 300)
+    return layered([*_margin(margin, "y"), band, line], description, 300)
 
 
 def search(
@@ -157,8 +185,8 @@ def search(
     shades: Sequence[float],
     rates: Sequence[float],
     reference: float | None,
-) -> Chart:
-    """Learning rate against 1 - momentum: tuning configurations coloured by score, diverged ones crossed, the winner ringed.
+) -> alt.LayerChart:
+    """Learning rate against 1 - momentum: configurations coloured by score, diverged ones crossed, the winner ringed.
 
     shades: domain of the colours (values of the endpoint); rates: domain of the learning rate axis; reference: the
     baseline's learning rate, drawn as the line of equal effective learning rate for methods in heavy-ball form.
@@ -176,11 +204,9 @@ def search(
         line = pl.DataFrame({"gap": [low, high]}).with_columns(lr=reference * pl.col("gap"))
         layers.insert(
             0,
-            alt.Chart(rounded(line))
-            .mark_line(clip=True, strokeDash=[5, 4], color=BASELINE)
-            .encode(x=x, y=y),
+            alt.Chart(rounded(line)).mark_line(clip=True, strokeDash=[5, 4], color=BASELINE).encode(x=x, y=y),
         )
-    return styled(alt.layer(*layers), _describe(table, method, f"learning rate against {title}", settings), 300)
+    return layered(layers, _describe(table, method, f"learning rate against {title}", settings), 300)
 
 
 def rates(
@@ -190,12 +216,14 @@ def rates(
     endpoint: Endpoint,
     shades: Sequence[float],
     rates: Sequence[float],
-) -> Chart:
+) -> alt.LayerChart:
     """The one-dimensional slice of a method without momentum: value (to the right) against learning rate (upwards)."""
     data = _configurations(table, method, endpoint)
-    x = alt.X("shown:Q", title=endpoint.name, scale=_value_scale(endpoint, shades), axis=alt.Axis(format="~g", tickCount=4))
+    x = alt.X(
+        "shown:Q", title=endpoint.name, scale=_value_scale(endpoint, shades), axis=alt.Axis(format="~g", tickCount=4)
+    )
     layers = _marks(data, x, _rate_axis(rates), settings, endpoint, shades, None)
-    return styled(alt.layer(*layers), _describe(table, method, "the learning rate", settings), 300)
+    return layered(layers, _describe(table, method, "the learning rate", settings), 300)
 
 
 def _configurations(table: pl.DataFrame, method: str, endpoint: Endpoint) -> pl.DataFrame:
@@ -220,8 +248,8 @@ def _decades(values: pl.Series) -> alt.Axis:
     """Ticks at the powers of ten inside the data, at 1, 2, 5 where that is less than two."""
     low, high = float(values.min() or 1e-3), float(values.max() or 1.0)  # type: ignore[arg-type]
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    tens = [10.0**k for k in exponents if low / 1.3 <= 10.0**k <= high * 1.3]
-    fine = [m * 10.0**k for k in exponents for m in (1, 2, 5) if low / 1.3 <= m * 10.0**k <= high * 1.3]
+    tens = [10.0**k for k in exponents if low <= 10.0**k <= high]
+    fine = [m * 10.0**k for k in exponents for m in (1, 2, 5) if low <= m * 10.0**k <= high]
     return alt.Axis(values=tens if len(tens) > 2 else fine, format="~g", gridOpacity=0.4)
 
 
@@ -235,7 +263,7 @@ def _marks(
     momentum: str | None,
 ) -> list[alt.Chart]:
     """Configurations as discs, diverged ones as crosses, the winner ringed."""
-    shown = rounded(data.with_columns(shown=pl.col("value").clip(min(shades), max(shades))))
+    data = data.with_columns(shown=pl.col("value").clip(min(shades), max(shades)))
     scale = alt.Scale(
         scheme="viridis",
         domain=sorted(shades),
@@ -243,16 +271,15 @@ def _marks(
         reverse=not endpoint.higher_is_better,
         type="log" if endpoint.is_loss else "linear",
     )
+    has_effective = data["effective"].null_count() < len(data)
     tip = [
         alt.Tooltip("lr:Q", title="learning rate", format=".3~g"),
         *([alt.Tooltip(f"{momentum}:Q", format=".5~g")] if momentum else []),
-        alt.Tooltip("effective:Q", title="effective lr/(1-momentum)", format=".3~g"),
+        *([alt.Tooltip("effective:Q", title="effective lr/(1 − momentum)", format=".3~g")] if has_effective else []),
         alt.Tooltip("value:Q", title=f"{endpoint.name} (mean of the tuning seeds)", format=".5~g"),
         alt.Tooltip("diverged:Q", title="diverged seeds"),
     ]
-    if data["effective"].null_count() == len(data):
-        tip = [t for t in tip if t.title != "effective lr/(1-momentum)"]  # type: ignore[attr-defined]
-    base = alt.Chart(shown).encode(x=x, y=y, tooltip=tip)
+    base = alt.Chart(rounded(data)).encode(x=x, y=y, tooltip=tip)
     layers = [
         base.transform_filter("datum.diverged == 0")
         .mark_point(filled=True, size=75, opacity=1, stroke="#8a8a8a", strokeWidth=0.6)
@@ -261,11 +288,11 @@ def _marks(
             shape="M-1,-1L1,1M-1,1L1,-1", size=26, color=PALETTE[1], strokeWidth=1.6, filled=False, opacity=0.9
         ),
     ]
-    if settings:
-        here = [(pl.col(name) - value).abs() <= 1e-6 * abs(value) for name, value in settings.items() if name in shown.columns]
-        winner = shown.filter(*here)
+    if settings and set(settings) <= set(data.columns):
+        face = {momentum: 0.0} if momentum else {}  # a setting without momentum is one of the contained method
+        winner = data.filter(*(pl.col(name) == value for name, value in {**face, **settings}.items()))
         layers.append(
-            alt.Chart(winner, name="ink_winner")
+            alt.Chart(rounded(winner), name="ink_winner")
             .mark_point(size=330, filled=False, strokeWidth=2.4, color=INK, opacity=1)
             .encode(x=x, y=y, tooltip=tip)
         )
@@ -278,7 +305,7 @@ def _describe(table: pl.DataFrame, method: str, axes: str, settings: Mapping[str
     return f"Search of {method} over {axes}: {len(table)} configurations, {lost} with a diverged run; chosen: {chosen}."
 
 
-def expected(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> Chart:
+def expected(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> alt.LayerChart:
     """The expected best of k tuning trials against k: what a smaller search would have found."""
     late = table.filter(pl.col("trials") >= 2)["value"]
     inside = [float(v) for v in (late.min(), late.max()) if isinstance(v, float) and math.isfinite(v)]
@@ -301,4 +328,4 @@ def expected(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) ->
         tooltip=["method:N", "trials:Q", alt.Tooltip("value:Q", format=".4~g")],
     )
     description = f"Expected best {endpoint.name} on validation against the number of tuning trials, per method."
-    return styled(alt.layer(line), description, 280)
+    return layered([line], description, 280)

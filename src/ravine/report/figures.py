@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import altair as alt
 import polars as pl
 
 from ravine.report import charts, frames
-from ravine.report.theme import Chart
 from ravine.report.words import Numbers
 
 
@@ -18,13 +18,16 @@ class Figure:
 
     key: str
     title: str
-    chart: Chart
+    chart: alt.LayerChart
     note: str = ""
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The Vega-Lite specification without the address of its schema: the page names no outside resource."""
-        spec: dict[str, Any] = self.chart.to_dict()
+        """The Vega-Lite specification without the address of its schema: the page names no outside resource.
+
+        The tests check it against the schema, a report need not wait for that.
+        """
+        spec: dict[str, Any] = self.chart.to_dict(validate=False)
         del spec["$schema"]
         return spec
 
@@ -39,7 +42,7 @@ class Material:
 
     @cached_property
     def endpoint(self) -> frames.Endpoint:
-        return frames.Endpoint.of(self.verdict, self.study)
+        return frames.Endpoint.of(self.study)
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -52,9 +55,15 @@ class Material:
     @cached_property
     def methods(self) -> dict[str, frames.Facts]:
         """What the verdict says of each method: the baseline, then the others as the contrasts name them."""
-        facts = self.verdict.get("methods") or {}
-        names = [self.baseline, *(c["method"] for c in self.verdict["contrasts"]), *facts]
+        facts = {**(self.verdict.get("methods") or {}), **self._current}
+        names = [self.baseline, *(name for pair in self.pairs for name in pair), *facts]
         return {name: facts.get(name) or {} for name in names}
+
+    @property
+    def _current(self) -> dict[str, frames.Facts]:
+        """What the user runs now, which no search chose."""
+        found, declared = self.verdict.get("current"), self.study.get("current")
+        return {"current": {**found, "trained_as": declared["method"]}} if found and declared else {}
 
     @cached_property
     def pairs(self) -> list[frames.Pair]:
@@ -105,7 +114,7 @@ def _figures(study: Material, methods: Sequence[str]) -> Iterator[Figure]:
 def maps(study: Material) -> list[Figure]:
     """The search of every method: a map for those with momentum, a slice for the others.
 
-    Colours mean the same in all of them; the learning rate axes of the baseline and of the heavy-ball forms are the same.
+    Colours mean the same in all of them; the baseline and the heavy-ball forms share their learning rate axis.
     """
     return [_map(study, index, method) for index, method in enumerate(study.trials)]
 

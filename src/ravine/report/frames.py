@@ -1,7 +1,7 @@
 """The tables behind the charts: the stored runs, reduced to what a chart shows.
 
-A *score* is larger-is-better (a metric in its own unit, a loss as -log loss); a *value* is what an axis shows (the metric,
-the loss). Runs are never embedded one by one: a chart gets one row per configuration, per seed or per evaluation point.
+A *score* is larger-is-better (a metric in its own unit, a loss as -log loss); a *value* is what an axis shows (the
+metric, the loss). Runs are never embedded one by one: a chart gets one row per configuration, seed or evaluation.
 """
 
 import math
@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from ravine.study.methods import METHODS
+from ravine.study.runner import Curves, curves_of
 from ravine.study.search import Settings, oriented, outcome, worst_score
 from ravine.study.tuning_curve import expected_best
 
@@ -23,61 +24,30 @@ Pair: TypeAlias = tuple[str, str]  # (method, versus)
 Facts: TypeAlias = Mapping[str, Any]  # what the verdict says of one method
 
 TUNING = ("coarse", "local", "extension-1", "extension-2")
-EVALUATION = ("evaluate", "full")
+EVALUATION = ("evaluate", "current", "full")
 MOMENTUM_NAMES = ("momentum", "beta1")
 HEAVY_BALL = ("momentum", "nesterov")  # the effective learning rate of these is lr / (1 - momentum)
 CURVE_POINTS = 100
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A row of runs/*.parquet as the `Result` of a run."""
-
-    row: Mapping[str, Any]
-
-    @property
-    def initial_loss(self) -> float:
-        return float(self.row["initial_loss"])
-
-    @property
-    def final_train_loss(self) -> float:
-        return float(self.row["train_loss"][-1])
-
-    @property
-    def diverged_at(self) -> int | None:
-        at: int | None = self.row["diverged_at"]
-        return at
-
-    @property
-    def steps(self) -> tuple[int, ...]:
-        return tuple(self.row["step"])
-
-    @property
-    def validation(self) -> dict[str, Floats]:
-        return self._curves("validation_")
-
-    @property
-    def test(self) -> dict[str, Floats] | None:
-        return self._curves("test_") or None
-
-    def _curves(self, prefix: str) -> dict[str, Floats]:
-        curves = {k.removeprefix(prefix): v for k, v in self.row.items() if k.startswith(prefix) and v is not None}
-        return {name: np.array(curve, dtype=np.float64) for name, curve in curves.items()}
-
-
-@dataclass(frozen=True)
 class Endpoint:
-    """What decided the study: the name of a metric or "loss", and how its values become scores."""
+    """What decided the study: "loss" or the name of a metric, and how its values become scores."""
 
     settings: Settings
 
     @classmethod
-    def of(cls, verdict: Mapping[str, Any], study: Mapping[str, Any]) -> "Endpoint":
-        """The endpoint of `verdict`, with the direction and the worst value that the declaration gives it."""
-        name, steps = str(verdict["endpoint"]), int(study["steps"])
-        metric = (study.get("metrics") or {}).get(name, {})
-        better, worst = metric.get("higher_is_better", name != "loss"), metric.get("worst", 0.0)
-        return cls(Settings(1, 1, 1, steps, name, better, worst, 0))
+    def of(cls, study: Mapping[str, Any]) -> "Endpoint":
+        """The endpoint that a declaration (study.json) names."""
+        declared, counts = study["endpoint"], ("trials", "tuning_seeds", "seeds", "steps", "study_seed")
+        return cls(
+            Settings(
+                endpoint=declared["name"],
+                higher_is_better=declared["higher_is_better"],
+                worst=declared["worst"],
+                **{name: study[name] for name in counts},
+            )
+        )
 
     @property
     def name(self) -> str:
@@ -91,23 +61,28 @@ class Endpoint:
     def higher_is_better(self) -> bool:
         return self.settings.higher_is_better
 
-    def value(self, scores: Floats) -> Floats:
-        """Scores to values: the inverse of `oriented`."""
-        if self.is_loss:
-            return np.exp(-scores)
-        return scores if self.higher_is_better else -scores
+    def read(self, row: Mapping[str, Any]) -> Curves:
+        """A row of runs/*.parquet."""
+        return curves_of(row, list(dict.fromkeys((self.name, "loss"))))
 
-    def score(self, run: Stored, test: bool) -> float:
+    def value(self, scores: ArrayLike) -> Floats:
+        """Scores to values: the inverse of `oriented`."""
+        array = np.asarray(scores, dtype=np.float64)
+        if self.is_loss:
+            return np.exp(-array)
+        return array if self.higher_is_better else -array
+
+    def score(self, run: Curves, test: bool) -> float:
         """The score of a run at its best validation checkpoint."""
         return outcome(run, self.settings, self.settings.steps, test).score
 
-    def curve(self, run: Stored, length: int) -> Floats:
-        """The scores along a run at `length` evaluations, the worst score from its divergence on."""
+    def along(self, run: Curves, length: int) -> Floats:
+        """The test scores of a run at `length` evaluations, the worst score from its divergence on."""
         worst = worst_score(self.settings, run.initial_loss)
-        curve = oriented((run.test or run.validation)[self.name], self.settings, worst)
+        scores = oriented((run.test or run.validation)[self.name], self.settings, worst)
         if run.diverged_at is not None:
-            curve = np.where(np.array(run.steps)[: len(curve)] < run.diverged_at, curve, worst)
-        return np.pad(curve, (0, length - len(curve)), constant_values=worst)
+            scores = np.where(np.array(run.steps)[: len(scores)] < run.diverged_at, scores, worst)
+        return np.pad(scores, (0, length - len(scores)), constant_values=worst)
 
 
 def momentum_name(hypers: Sequence[str]) -> str | None:
@@ -153,7 +128,7 @@ def _configurations(runs: pl.DataFrame, method: str, hypers: Sequence[str], endp
     rows = [
         {
             **{name: row[name] for name in hypers},
-            "score": endpoint.score(Stored(row), test=False),
+            "score": endpoint.score(endpoint.read(row), test=False),
             "lost": row["diverged_at"] is not None,
         }
         for row in found.iter_rows(named=True)
@@ -194,43 +169,43 @@ class Evaluated:
 
 def evaluated(runs: pl.DataFrame, method: str, facts: Facts, endpoint: Endpoint) -> Evaluated | None:
     """The evaluation of `method`; None where nothing was evaluated."""
-    chosen = facts.get("settings")
-    if not chosen:
+    chosen = {"settings": facts.get("settings"), "trained_as": facts.get("trained_as"), "weight": 1.0}
+    if not chosen["settings"]:
         return None
-    finalists = facts.get("finalists") or [{"settings": chosen, "weight": 1.0}]
+    finalists = facts.get("finalists") or [chosen]
     whole = runs.filter(pl.col("phase").is_in(EVALUATION), pl.col("steps") == endpoint.settings.steps)
-    found = [_by_seed(whole, method, finalist["settings"]) for finalist in finalists]
-    winner = _by_seed(whole, method, chosen)
+    found = [_by_seed(whole, method, finalist, endpoint) for finalist in finalists]
+    winner = _by_seed(whole, method, chosen, endpoint)
     seeds = sorted(set(winner).intersection(*found))
     if not seeds:
         return None
-    weights = np.array([finalist.get("weight") or 0.0 for finalist in finalists])
+    weights = np.array([finalist["weight"] for finalist in finalists])
     scores = np.array([[endpoint.score(of[seed], test=True) for seed in seeds] for of in found])
-    steps = max((winner[seed].steps for seed in seeds), key=len)
+    steps = max(whole["step"].to_list(), key=len)  # a run that diverged was evaluated less often
     keep = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).round().astype(np.int64))
     return Evaluated(
         seeds,
         weights / weights.sum() @ scores,
         np.array(steps, dtype=np.int64)[keep],
-        np.stack([endpoint.curve(winner[seed], len(steps)) for seed in seeds])[:, keep],
+        np.stack([endpoint.along(winner[seed], len(steps)) for seed in seeds])[:, keep],
         np.array([winner[seed].diverged_at is not None for seed in seeds]),
     )
 
 
-def _by_seed(runs: pl.DataFrame, method: str, settings: Mapping[str, float]) -> dict[int, Stored]:
-    """The runs at one configuration; where it lies on the face, they were stored as runs of the contained method."""
-    face = METHODS[method].face if method in METHODS else None
-    if face is not None and settings.get(face.axis, face.value) == face.value:
-        method, settings = face.method, {name: value for name, value in settings.items() if name != face.axis}
-    if not set(settings) <= set(runs.columns):
+def _by_seed(runs: pl.DataFrame, method: str, chosen: Facts, endpoint: Endpoint) -> dict[int, Curves]:
+    """The runs at one setting; a setting of a contained method was trained as that method."""
+    if not set(chosen["settings"]) <= set(runs.columns):
         return {}
-    here = [pl.col(name) == value for name, value in settings.items()]
-    return {row["seed"]: Stored(row) for row in runs.filter(pl.col("method") == method, *here).iter_rows(named=True)}
+    here = [pl.col(name) == value for name, value in chosen["settings"].items()]
+    found = runs.filter(pl.col("method") == (chosen.get("trained_as") or method), *here)
+    return {row["seed"]: endpoint.read(row) for row in found.iter_rows(named=True)}
 
 
 _CURVES = {"method": pl.String, "step": pl.Int64, "low": pl.Float64, "median": pl.Float64, "high": pl.Float64}
 _SEEDS = {"method": pl.String, "versus": pl.String, "seed": pl.Int64, "difference": pl.Float64, "diverged": pl.Boolean}
-_GAPS = {"method": pl.String, "versus": pl.String, "step": pl.Int64} | dict.fromkeys(("mean", "low", "high"), pl.Float64)
+_GAPS = {"method": pl.String, "versus": pl.String, "step": pl.Int64} | dict.fromkeys(
+    ("mean", "low", "high"), pl.Float64
+)
 
 
 def curves(found: Mapping[str, Evaluated], endpoint: Endpoint) -> pl.DataFrame:
@@ -252,7 +227,7 @@ def paired(found: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> Iterator[tu
 
 
 def differences(found: Mapping[str, Evaluated], pairs: Sequence[Pair]) -> pl.DataFrame:
-    """`method`, `versus`, `seed`, `difference` of the scores (positive: the method is better), `diverged` (either one)."""
+    """`method`, `versus`, `seed`, `difference` of the scores (positive: better), `diverged` (either one)."""
     parts = [pl.DataFrame(schema=_SEEDS)]
     for (method, versus), ours, theirs in paired(found, pairs):
         rows = {

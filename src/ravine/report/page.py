@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from ravine.report.figures import Material, figures, maps
 from ravine.report.theme import method_colour
 
 HERE = Path(__file__).parent
-BUNDLE = "window.vegaEmbed = vegaEmbed;"  # what the page's own script needs of vega, vega-lite and vega-embed
 HIDDEN = ("chunks",)  # a long table of the declaration that no reader of a report needs
 
 
@@ -62,6 +63,7 @@ def render(study: Material, cost: Mapping[str, Mapping[str, float]], directory: 
         methods=study.methods,
         colours={name: method_colour(index) for index, name in enumerate(study.methods)},
         effective=frames.effective_lr,
+        value=lambda score: None if score is None else float(study.endpoint.value(score)),
         figures=drawn,
         maps=searched,
         others=list(other_contrasts(verdict)),
@@ -69,12 +71,19 @@ def render(study: Material, cost: Mapping[str, Mapping[str, float]], directory: 
         seeds=seed_table(study),
         declaration=list(leaves(study.study)),
         identity=identity(study.study),
+        command=command(study.study),
         directory=directory,
         specs=script_json({figure.key: figure.spec for figure in [*drawn.values(), *searched]}),
         css=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         js=Markup((HERE / "script.js").read_text(encoding="utf-8")),
-        bundle=Markup(vl_convert.javascript_bundle(BUNDLE)),
+        bundle=bundle(),
     )
+
+
+@cache
+def bundle() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script, of which the page's own script needs the door."""
+    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def other_contrasts(verdict: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
@@ -122,6 +131,20 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def identity(study: Mapping[str, Any]) -> str:
     """Short digest of the declaration: two reports with the same one show the same study."""
     return hashlib.sha256(json.dumps(study, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def command(study: Mapping[str, Any]) -> str:
+    """What to type to run the study again, with nothing left to defaults."""
+    source = study["source"]
+    options: dict[str, Any] = {"methods": ",".join(study["methods"]), "baseline": study["baseline"]}
+    options |= {name: study[name] for name in ("steps", "batch_size", "trials", "tuning_seeds", "seeds", "study_seed")}
+    options |= {"endpoint": study["endpoint"]["name"], "margin": study["endpoint"]["margin"]}
+    options |= {name: study["execution"][name] for name in ("executor", "device")}
+    if source["kind"] == "object":
+        return f"ravine.compare(problem, {', '.join(f'{name}={value!r}' for name, value in options.items())})"
+    problem = Path(source["path"]).name if source["path"] else source["name"]
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    return shlex.join(["ravine", "compare", problem, *words, *(["--full"] if study["full"] else [])])
 
 
 def script_json(tree: Any) -> Markup:

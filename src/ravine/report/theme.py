@@ -1,4 +1,4 @@
-"""How charts look: colours that survive colour blindness and both themes, one configuration, and export to a picture."""
+"""How charts look: colours for colour-blind eyes and both themes, one configuration, and export to a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,6 @@ BASELINE_DASH = [4, 3]
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', 'DejaVu Sans', sans-serif"
 INK, FAINT = "#333333", "#8a8a8a"
 SUFFIXES = (".svg", ".png")
-
-Chart = alt.Chart | alt.LayerChart
 
 
 def colours(methods: Sequence[str]) -> alt.Scale:
@@ -43,42 +41,50 @@ def rounded(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.when(floats.is_finite()).then(floats.round_sig_figs(6)).otherwise(None))
 
 
-def styled(chart: Chart, description: str, height: int) -> Chart:
-    """`chart` as wide as the page lets it be, with the one configuration and a description for screen readers."""
-    sized: Chart = chart.properties(width="container", height=height, description=description)
-    return sized.configure(
-        background="transparent",
-        font=FONT,
-        padding={"left": 2, "top": 4, "right": 6, "bottom": 2},
-        autosize=alt.AutoSizeParams(type="fit", contains="padding"),
-        aria=True,
-    ).configure_view(stroke=None).configure_axis(
-        labelColor=INK,
-        titleColor=INK,
-        labelFontSize=12,
-        titleFontSize=12,
-        titleFontWeight="normal",
-        gridColor="#d9d9d9",
-        gridOpacity=0.7,
-        domainColor=FAINT,
-        tickColor=FAINT,
-        labelOverlap="greedy",
-        labelFlush=True,
-    ).configure_legend(
-        orient="top",
-        direction="horizontal",
-        title=None,
-        labelColor=INK,
-        labelFontSize=13,
-        symbolStrokeWidth=3,
-        symbolSize=220,
-        labelLimit=260,
-        columns=alt.ExprRef("width < 420 ? 2 : 4"),
-        columnPadding=16,
-    ).configure_mark(aria=False)
+CONFIG: dict[str, Any] = {
+    "background": "transparent",
+    "font": FONT,
+    "padding": {"left": 2, "top": 4, "right": 6, "bottom": 2},
+    "autosize": {"type": "fit", "contains": "padding"},
+    "view": {"stroke": None},
+    "mark": {"aria": False},  # the description of the chart and the tables say it better than a thousand dots
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "gridColor": "#d9d9d9",
+        "gridOpacity": 0.7,
+        "domainColor": FAINT,
+        "tickColor": FAINT,
+        "labelOverlap": "greedy",
+        "labelFlush": True,
+    },
+    "legend": {
+        "orient": "top",
+        "direction": "horizontal",
+        "title": None,
+        "labelColor": INK,
+        "labelFontSize": 13,
+        "labelLimit": 260,
+        "symbolType": "stroke",
+        "symbolStrokeWidth": 3,
+        "symbolFillColor": "transparent",
+        "symbolOpacity": 1,
+        "symbolSize": 220,
+        "columns": {"expr": "width < 420 ? 2 : 4"},
+        "columnPadding": 16,
+    },
+}
 
 
-def export(chart: Chart, path: Path, width: int = 760) -> Path:
+def layered(layers: Sequence[alt.Chart], description: str, height: int) -> alt.LayerChart:
+    """The layers as one chart, as wide as the page lets it be, with a description for screen readers."""
+    return alt.LayerChart(layer=list(layers), width="container", height=height, description=description, config=CONFIG)
+
+
+def export(chart: alt.LayerChart, path: Path, width: int = 760) -> Path:
     """Write `chart` as a picture (.svg or .png) of `width` points; raises UserError for another ending."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"a chart is written as {' or '.join(SUFFIXES)}, not as '{path.name}'")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ravine.report.frames import hypers_of
+from ravine.study.methods import METHODS
 
 NOTHING = "–"  # what stands where a number is missing
 SYMBOLS = {"pays": "▲", "hurts": "▼", "equal": "=", "undecided": "?"}
@@ -67,7 +67,7 @@ def seconds(value: float | None) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """a, b and c"""
+    """Words in a row: a, b and c."""
     return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part) if words else ""
 
 
@@ -77,15 +77,14 @@ def subject(verdict: Mapping[str, Any]) -> tuple[str, list[Mapping[str, Any]]]:
     Momentum where a method with a hyper-parameter of that name was compared, else the compared methods themselves.
     """
     against = [c for c in verdict["contrasts"] if c["versus"] == verdict["baseline"]]
-    methods = verdict.get("methods") or {}
-    moving = [c for c in against if "momentum" in hypers_of(methods.get(c["method"]) or {})]
+    moving = [c for c in against if c["method"] in METHODS and "momentum" in METHODS[c["method"]].anchors]
     if moving:
         return "momentum", moving
     return listed([c["method"] for c in against]) or "anything", against
 
 
 def question(verdict: Mapping[str, Any]) -> str:
-    """Does momentum pay on digits?"""
+    """The headline, like: Does momentum pay on digits?"""
     about, contrasts = subject(verdict)
     verb = "Do" if about != "momentum" and len(contrasts) > 1 else "Does"
     return f"{verb} {about} pay on {verdict['problem']}?"
@@ -137,14 +136,27 @@ def _measured(contrasts: Sequence[Mapping[str, Any]], numbers: Numbers) -> str:
 
 
 def early(verdict: Mapping[str, Any]) -> str | None:
-    """What stopping earlier would change: 'pays if you stop after 250 steps', None where it changes nothing."""
+    """What stopping earlier would change against the baseline, None where it changes nothing."""
     now = {(c["method"], c["versus"]): c["verdict"] for c in verdict["contrasts"]}
-    parts = []
+    steps_of: dict[str, list[str]] = {}
     for horizon in verdict.get("horizons") or []:
-        changed = [c for c in horizon["contrasts"] if c["verdict"] != now.get((c["method"], c["versus"]))]
-        for word in SYMBOLS:
-            names = [c["method"] for c in changed if c["verdict"] == word]
-            if names:
-                say = {"equal": "equal to the baseline"}.get(word, word)
-                parts.append(f"after {horizon['steps']:,} steps: {listed(names)} {say}")
-    return f"If you stop earlier: {'; '.join(parts)}." if parts else None
+        contrasts = [c for c in horizon["contrasts"] if c["versus"] == verdict["baseline"]]
+        changed = [c for c in contrasts if c["verdict"] != now.get((c["method"], c["versus"]))]
+        said = [_at_horizon(word, [c for c in changed if c["verdict"] == word]) for word in SYMBOLS]
+        if any(said):
+            steps_of.setdefault("; ".join(part for part in said if part), []).append(f"{horizon['steps']:,}")
+    return (
+        " ".join(f"If you stop after {' or '.join(steps)} steps, {said}." for said, steps in steps_of.items()) or None
+    )
+
+
+def _at_horizon(word: str, contrasts: Sequence[Mapping[str, Any]]) -> str:
+    if not contrasts:
+        return ""
+    one, many = {
+        "pays": ("pays", "pay"),
+        "hurts": ("hurts", "hurt"),
+        "equal": ("is equal to the baseline", "are equal to the baseline"),
+        "undecided": ("is undecided", "are undecided"),
+    }[word]
+    return f"{listed(list(dict.fromkeys(c['method'] for c in contrasts)))} {_be(contrasts, one, many)}"

@@ -3,15 +3,16 @@
 Scores are oriented so that larger is better, and seed j is the same seed for every method, so differences are paired.
 
 A verdict is about methods, not about two configurations that happened to win a search. The score of a method is
-therefore what a search of this kind is expected to choose: the mean over its finalists, weighted by their chances of
-winning, sum_i w_i s_ij on seed j. Its interval holds the noise of the seeds and the noise of the search,
+therefore that of what a search of its kind is expected to choose: the mean over its finalists, weighted by their
+chances of winning, e_j = sum_i w_i s_ij on seed j. The interval of the mean of d_j = e_Aj - e_Bj holds the noise of the
+seeds and the noise of the search,
 
     Var = Var_j(d_j) / n + tau_A^2 + tau_B^2,    tau^2 = max(0, m' M m - tr(M S) / n),    M = diag(w) - w w',
 
-with m the means of the finalists over n seeds and S their covariance: the spread of the finalists, less the noise that the
-seeds put into it. tau^2 has tr(M)^2 / tr(M^2) degrees of freedom (2.5 for four finalists), so the quantile is Student's
-with Satterthwaite's degrees of freedom. A weighted mean varies less than the winner alone, whose variance tau^2 is: the
-interval is on the safe side (`benchmarks/calibration.py` measures how far).
+with m the means of the finalists over the n seeds and S their covariance over seeds: the spread of the finalists, less
+what the noise of the seeds adds to it. tau^2 has tr(M)^2 / tr(M^2) degrees of freedom (2.5 for four finalists), so the
+quantile is Student's with Satterthwaite's degrees of freedom. tau^2 is the variance of a single winner, and a weighted
+mean varies less: the interval is on the safe side, by an amount that `benchmarks/calibration.py` measures.
 """
 
 import math
@@ -40,9 +41,9 @@ FAMILY_DRAWS = 2**16
 class Finalists:
     """What one method scored on the evaluation seeds.
 
-    scores: (k, n), k >= 1 finalists on n >= 2 seeds, finite, larger is better, first row the winner (the setting that is
-    recommended); weights: (k,) positive chances of winning, on any scale; diverged: (k, n); trials: how many points the
-    search tried, None if the setting was given and not searched. Raises ValueError if the shapes or values are not so.
+    scores: (k, n), k >= 1 finalists on n >= 2 seeds, finite, larger is better, first row the winner (the setting that
+    is recommended); weights: (k,) positive chances of winning, on any scale; diverged: (k, n); trials: how many points
+    the search tried, None if the setting was given. Raises ValueError if the shapes or values are not so.
     """
 
     scores: Floats
@@ -80,8 +81,9 @@ class Finalists:
         if k == 1:
             return Variance(0.0, math.inf)
         spread = np.diag(self.chances) - np.outer(self.chances, self.chances)
-        means = (self.scores - self.scores[0]).mean(axis=1)
-        noise = float(np.trace(spread @ np.cov(self.scores))) / n
+        offsets = self.scores - self.scores[0]  # M ignores what the finalists share; equal ones give exactly zero
+        means = offsets.mean(axis=1)
+        noise = float(np.trace(spread @ np.cov(offsets))) / n
         freedom = float(np.trace(spread) ** 2 / np.trace(spread @ spread))
         return Variance(max(0.0, float(means @ spread @ means) - noise), freedom)
 
@@ -90,10 +92,12 @@ class Finalists:
 class Contrast:
     """One method against another; positive = the method is better. The fields go to `verdict.json` by their names.
 
-    `difference`, `interval` (adjusted for the family of contrasts) and `interval_unadjusted` are about the methods,
-    `difference_given_settings` and `interval_given_settings` about the two recommended settings alone. `search_share` is
-    the part of the variance of `difference` that is due to the search. `diverged` counts the evaluation seeds on which the
-    recommended setting of (method, versus) diverged. `note` says why a verdict was withheld or seeds cannot decide it.
+    `difference`, `interval` (adjusted for the family of contrasts), `interval_unadjusted` and `standard_error` are
+    about the methods; `difference_given_settings` and `interval_given_settings` about the two recommended settings
+    alone. `search_share` is the part of the variance of `difference` that is due to the search. `seeds_needed` is the
+    number of seeds, in all, that would decide an undecided contrast. `diverged` counts the evaluation seeds on which
+    the recommended settings of (method, versus) diverged. `note` says why a verdict was withheld or no seeds decide
+    it.
     """
 
     method: str
@@ -136,7 +140,7 @@ class _Estimate:
         """Two-sided p-value of difference 0."""
         if self.error == 0:
             return float(self.difference == 0)
-        return float(2 * stats.t.sf(abs(self.difference) / self.error, self.freedom))
+        return float(2 * special.stdtr(self.freedom, -abs(self.difference) / self.error))
 
     def interval(self, level: float) -> Interval:
         half = critical(level, self.freedom) * self.error
@@ -147,13 +151,14 @@ class _Estimate:
 class _Family:
     """How the contrasts depend on each other; adjusts p-values and levels for all of them together.
 
-    Each p-value is uniform if no method differs from another, and they depend as normal variables z ~ N(0, R) with the
-    estimated correlation R of the contrasts do: max-T on the scale of p-values, where contrasts with different degrees of
-    freedom compare. With z = r u, r chi-distributed with m = `size` degrees of freedom and u a random direction,
-    P(max |z_i| > c) = E_u P(r > c / max |u_i|): one smooth mean over `reach`, the draws of max |u_i|. Adjusted values lie
-    between the unadjusted ones and Bonferroni's, as they must; one contrast alone is not adjusted.
-    Sources: Westfall & Young, Resampling-Based Multiple Testing (1993), section 2.3; Hasler & Hothorn, The International
-    Journal of Biostatistics 7 (2011), article 11; for the radial integration Deak, Numerische Mathematik 35 (1980).
+    Each p-value is uniform if no method differs from another, and together they depend as normal variables z ~ N(0,
+    R) do, with R the estimated correlation of the contrasts: max-T on the scale of p-values, where contrasts with
+    different degrees of freedom compare. With L L' = R and z = r L u, r chi-distributed with m = `size` degrees of
+    freedom and u a random direction, P(max |z_i| > c) = E_u P(r > c / max |(L u)_i|): one smooth mean over `reach`,
+    the draws of max |(L u)_i|. Adjusted values lie between the unadjusted ones and Bonferroni's, as they must, so
+    that one contrast alone is not adjusted. Sources: Westfall & Young, Resampling-Based Multiple Testing (1993),
+    section 2.3; Hasler & Hothorn, The International Journal of Biostatistics 7 (2011), article 11; for the radial
+    integration Deak, Numerische Mathematik 35 (1980).
     """
 
     size: int
@@ -165,8 +170,10 @@ class _Family:
     def level(self, alpha: float) -> float:
         """The level of one interval at which all of them hold together: p < level if and only if adjust(p) < alpha."""
         low, high = alpha / self.size, alpha
-        if self._any_smaller(low) >= alpha or self._any_smaller(high) <= alpha:
-            return low if self._any_smaller(low) >= alpha else high
+        if self._any_smaller(low) >= alpha:
+            return low
+        if self._any_smaller(high) <= alpha:
+            return high
         return float(optimize.brentq(lambda p: self._any_smaller(p) - alpha, low, high, xtol=1e-15))
 
     def _any_smaller(self, p: float) -> float:
@@ -184,16 +191,22 @@ def contrasts(
     """Judges each (method, versus) of `pairs`; their adjusted intervals hold together with confidence 1 - alpha.
 
     All methods share their n evaluation seeds; margin >= 0 in the unit of the scores. `key` seeds the draws of the
-    adjustment, which move no interval by more than 1e-3 standard errors. p_adjusted < alpha exactly if 0 lies outside
-    `interval`. Another pair in the family changes nothing of a contrast but `interval`, `p_adjusted` and what follows from
-    them (`verdict`, `seeds_needed`). Raises ValueError if the numbers of seeds differ or the margin is negative.
+    adjustment, which move no interval by more than 1e-3 standard errors. p_adjusted < alpha if and only if 0 lies
+    outside `interval`. Another pair in the family changes nothing of a contrast but `interval`, `p_adjusted` and what
+    follows from them (`verdict`, `seeds_needed`, `note`). Raises ValueError if the numbers of seeds differ, the
+    margin is negative or a method is paired with itself.
     """
-    if margin < 0 or len({methods[name].scores.shape[1] for pair in pairs for name in pair}) > 1:
-        raise ValueError("the margin must not be negative and all methods must share their evaluation seeds")
+    if not margin >= 0:
+        raise ValueError(f"the margin must not be negative: {margin}")
+    if len({methods[name].scores.shape[1] for pair in pairs for name in pair}) > 1:
+        raise ValueError("all methods must share their evaluation seeds")
+    if any(method == versus for method, versus in pairs):
+        raise ValueError("a method cannot be compared with itself")
     estimates = [_estimate(methods[method], methods[versus]) for method, versus in pairs]
     family = _family(methods, [pair for pair, estimate in zip(pairs, estimates, strict=True) if estimate.error], key)
+    level = family.level(alpha)
     return [
-        _judge(pair, methods[pair[0]], methods[pair[1]], estimate, family, margin, alpha)
+        _judge(pair, methods[pair[0]], methods[pair[1]], estimate, family, margin, alpha, level)
         for pair, estimate in zip(pairs, estimates, strict=True)
     ]
 
@@ -233,8 +246,8 @@ def _judge(
     family: _Family,
     margin: float,
     alpha: float,
+    level: float,
 ) -> Contrast:
-    level = family.level(alpha)
     interval = estimate.interval(level)
     mean, variance, n = _paired(method.scores[0] - versus.scores[0])
     given = _Estimate(mean, variance, (Variance(variance / n, n - 1),))
@@ -292,12 +305,15 @@ def _too_little(method: Finalists, versus: Finalists) -> str | None:
 
 
 def _instability(verdict: Verdict, diverged: tuple[int, int]) -> str | None:
-    """Why divergence forbids a verdict: its scores are a lower bound on the damage, so it can win or tie nothing."""
+    """Why divergence forbids a verdict: what a diverged run scores is a lower bound on the damage, so who diverges
+    more can be worse, but neither better nor equal.
+    """
     more, less = max(diverged), min(diverged)
-    winner = {"pays": diverged[0], "hurts": diverged[1], "equal": more, "undecided": less}[verdict]
-    if winner == less:
+    at_stake = {"pays": diverged[0], "hurts": diverged[1], "equal": more, "undecided": less}[verdict]
+    if at_stake == less:
         return None
-    return f"The better scores diverged on more evaluation seeds ({winner} against {less}), so they decide nothing."
+    said = "is equal" if verdict == "equal" else verdict
+    return f"It {said} by the scores, but more of its runs or of the other's diverged ({diverged[0]}, {diverged[1]})."
 
 
 def _seeds_cannot(estimate: _Estimate, margin: float) -> str:

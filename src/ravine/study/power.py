@@ -1,8 +1,8 @@
 """How many seeds a verdict needs, and how small a difference a study of n seeds can find.
 
-A verdict is decided when the interval clears the margin. At level alpha with nu degrees of freedom the chance of that is
-the power of a one-sided Student test whose noncentrality is (distance to the margin) / (standard error); everything here
-inverts that one relation. With nu = inf it is the textbook n = (z_{1-alpha/2} + z_power)^2 sigma_d^2 / distance^2.
+A contrast is decided when its interval clears the margin. The chance of that is the power of a one-sided Student test
+whose noncentrality is (distance to the margin) / (standard error); everything here inverts that one relation. With
+infinite degrees of freedom it is the textbook's n = (z_{1-alpha/2} + z_power)^2 sigma_d^2 / distance^2.
 """
 
 import math
@@ -47,7 +47,7 @@ def decisive_error(
     Beyond the margin (`pays`, `hurts`): (|difference| - margin) / delta(power). Inside it (`equal`): the interval must
     clear both sides, so each side gets half the failures: (margin - |difference|) / delta((1 + power) / 2), exact at
     difference 0 and on the safe side elsewhere. delta(p) is the noncentrality at which Student's t exceeds its critical
-    value with chance p. `level` is one minus the confidence of the interval (0.1 for the classical two one-sided tests).
+    value with chance p. `level` is one minus the interval's confidence (0.1 for the classical two one-sided tests).
     """
     distance = abs(difference) - margin
     chance = power if distance > 0 else (1 + power) / 2
@@ -75,12 +75,11 @@ def seeds_needed(
         error = math.sqrt(sum(part.value for part in parts))
         return error <= decisive_error(difference, margin, level, power, pooled_freedom(parts))
 
-    high = FEWEST_SEEDS
+    low, high = FEWEST_SEEDS - 1, FEWEST_SEEDS
     while not enough(high):
         if high >= MOST_SEEDS:
             return None
-        high *= 2
-    low = max(high // 2, FEWEST_SEEDS - 1)
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

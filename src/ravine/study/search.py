@@ -7,7 +7,7 @@ alone: adding a method to a study changes nothing for the others.
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Protocol, TypeAlias, TypeVar
@@ -188,7 +188,7 @@ class Tuned:
     horizons: tuple[tuple[int, Configuration], ...]
     fixed: Configuration
     defaults: Configuration
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def trial(self, configuration: Configuration) -> Trial:
         """The trial of a configuration."""

@@ -7,10 +7,10 @@ from numpy.typing import ArrayLike, NDArray
 def expected_best(scores: ArrayLike) -> NDArray[np.float64]:
     """Expected best of k = 1..K trials: the mean of the maximum over all subsets of k scores.
 
-    sum_i v_(i) C(i-1, k-1) / C(K, k), scores sorted ascending, larger is better; shape (K,) in and out, entry k-1 for k
-    trials. Unbiased, unlike the plug-in estimate, which is too low. Search points that cover the space on purpose are not
-    independent draws, so the curve is descriptive. Source: Tang et al., ACL 2020, section 3; Dodge et al., EMNLP
-    Findings 2021, section 3.
+    sum_i v_(i) C(i-1, k-1) / C(K, k), scores sorted ascending, larger is better; shape (K,) in and out, entry k-1 for
+    k trials. Unbiased, unlike the plug-in estimate, which is too low. Search points that cover a space on purpose are
+    no independent draws, so the curve is descriptive. Source: Tang et al., Showing Your Work Doesn't Always Work, ACL
+    2020.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     trials = ordered.size
