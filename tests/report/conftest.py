@@ -1,6 +1,6 @@
 """A synthetic study with the shapes of a real one: a verdict, its runs, its declaration and its cost.
 
-`python tests/report/conftest.py OUT.html [loss] [diverging] [two]` writes the report of it, to be looked at.
+`python tests/report/conftest.py OUT.html [loss] [diverging] [plain]` writes the report of it, to be looked at.
 """
 
 import json
@@ -256,10 +256,7 @@ def synthetic(
         "machine": {"system": "Linux x86_64", "cores": 2.0, "memory_gib": 15.6},
     }
     cost = {m: {"gradient_equivalents": 1.0, "seconds_per_step": 0.00021 + 0.00003 * k} for k, m in enumerate(names)}
-    hypers = sorted({name for facts_of in facts.values() for name in facts_of["ranges"]})
-    table = pl.DataFrame(rows, infer_schema_length=None)
-    missing = [pl.lit(None, pl.Float64).alias(name) for name in hypers if name not in table.columns]
-    return Study(verdict, table.with_columns(missing), study, cost)
+    return Study(verdict, pl.DataFrame(rows, infer_schema_length=None), study, cost)
 
 
 @pytest.fixture(scope="session")
@@ -271,6 +268,6 @@ if __name__ == "__main__":
     from ravine.report import write
 
     kinds = set(sys.argv[2:])
-    two = {"methods": ("sgd", "momentum")} if "two" in kinds else {}
-    made = synthetic(loss="loss" in kinds, diverging="momentum" if "diverging" in kinds else None, **two)
+    methods = ("sgd", "adagrad") if "plain" in kinds else ("sgd", "momentum", "nesterov", "adam")
+    made = synthetic(methods, loss="loss" in kinds, diverging="momentum" if "diverging" in kinds else None)
     print(write(made.verdict, made.runs, made.study, made.cost, Path(sys.argv[1])))

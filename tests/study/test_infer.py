@@ -136,7 +136,7 @@ def test_who_diverges_on_more_seeds_neither_pays_nor_is_equal() -> None:
     better, worse = flat(0.9), flat(0.8)
     contrast = one(diverging(2, better), diverging(1, worse), 0.01)
     assert (contrast.verdict, contrast.diverged) == ("undecided", (2, 1))
-    assert "diverged (2, 1)" in (contrast.note or "")
+    assert "2 of its evaluation runs diverged, against 1" in (contrast.note or "")
     assert one(diverging(1, better), diverging(1, worse), 0.01).verdict == "pays"
     assert one(diverging(0, better), diverging(1, worse), 0.01).verdict == "pays"
     assert one(diverging(1, worse), diverging(0, better), 0.01).verdict == "hurts"

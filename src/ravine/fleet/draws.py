@@ -6,6 +6,7 @@ What the mode does not know (a draw in C++, ``torch.randint`` ...) cannot be key
 at a time, with torch's own generator seeded by the same key at every step.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from ravine.fleet import recurrent
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,20 @@ class Spec:
 
 
 class Supplied(TorchFunctionMode):
-    """Replaces the draws inside a forward pass by `supply(spec, like)`."""
+    """Replaces the draws inside a forward pass by `supply(spec)`; with `stacked`, recurrent layers by plain products too."""
 
-    def __init__(self, supply: Callable[[Spec], Tensor]) -> None:
+    def __init__(self, supply: Callable[[Spec], Tensor], stacked: bool = False) -> None:
         super().__init__()
-        self._supply = supply
+        self._supply, self._stacked = supply, stacked
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Takes over the functions in `_REPLACEMENTS`; everything else passes."""
         replacement = _REPLACEMENTS.get(func)
+        if self._stacked and func in recurrent.CELLS:
+            dropout = functools.partial(_dropout, self._supply, None)
+            return recurrent.replacement(recurrent.CELLS[func])(dropout, func, *args, **(kwargs or {}))
         if replacement is None:
             return func(*args, **(kwargs or {}))
         return replacement(self._supply, func, *args, **(kwargs or {}))
@@ -127,7 +133,13 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
 }
 
 
-def from_generator(generator: torch.Generator, device: torch.device, dtype: torch.dtype, seen: list[Spec] | None = None) -> Supplied:
+def from_generator(
+    generator: torch.Generator,
+    device: torch.device,
+    dtype: torch.dtype,
+    seen: list[Spec] | None = None,
+    stacked: bool = False,
+) -> Supplied:
     """A mode that draws from `generator` as the model asks, noting what it asked for in `seen`."""
 
     def supply(spec: Spec) -> Tensor:
@@ -135,10 +147,10 @@ def from_generator(generator: torch.Generator, device: torch.device, dtype: torc
             seen.append(spec)
         return spec.draw(generator, device, dtype)
 
-    return Supplied(supply)
+    return Supplied(supply, stacked)
 
 
 def from_list(drawn: Sequence[Tensor]) -> Supplied:
     """A mode that hands out `drawn` in order (inside a stack: one run's slice of each)."""
     rest: Iterator[Tensor] = iter(drawn)
-    return Supplied(lambda spec: next(rest))
+    return Supplied(lambda spec: next(rest), stacked=True)

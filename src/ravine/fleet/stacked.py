@@ -108,7 +108,7 @@ class Program:
 
         def one_run(values: list[Tensor], batch: list[Tensor]) -> Tensor:
             generator = torch.Generator().manual_seed(task.evaluation_key(piece))
-            with draws.from_generator(generator, task.device, task.float_dtype):
+            with draws.from_generator(generator, task.device, task.float_dtype, stacked=True):
                 tensors = {name: value.clone() for name, value in zip(names, values, strict=True)}
                 result: Tensor = functional_call(module, tensors, (pytree.tree_unflatten(batch, structure),))
             return result

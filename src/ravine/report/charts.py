@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from ravine.report.frames import HEAVY_BALL, Endpoint, effective_lr, momentum_name
@@ -127,9 +128,10 @@ def _margin(margin: float, axis: str, rows: pl.DataFrame | None = None) -> list[
 
 def curves(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> alt.LayerChart:
     """The endpoint along the training: median over the evaluation seeds, with the quartiles as a band."""
-    medians = table.filter(pl.col("step") >= 0.02 * pl.col("step").max())
-    inside = [v for v in (medians["low"].quantile(0.1), medians["high"].max()) if v is not None and math.isfinite(v)]
-    scale = _value_scale(endpoint, inside)
+    low, high = table["low"].to_numpy(), table["high"].to_numpy()
+    # All of the good end is shown; of the bad end, where the training begins, a tenth is not.
+    up = endpoint.higher_is_better
+    scale = _value_scale(endpoint, [np.quantile(low, 0.1 if up else 0), np.quantile(high, 1 if up else 0.9)])
     base = alt.Chart(rounded(table)).encode(x=alt.X("step:Q", title="step", axis=alt.Axis(format=",d", tickCount=8)))
     band = base.mark_area(opacity=0.18, clip=True).encode(
         color=alt.Color("method:N", scale=colours(methods)), y=alt.Y("low:Q", scale=scale), y2="high:Q"
@@ -145,8 +147,8 @@ def curves(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> a
 
 
 def _value_scale(endpoint: Endpoint, domain: Sequence[float]) -> alt.Scale:
-    """Losses are read on a logarithmic axis; the first steps may lie outside the picture."""
-    ends = sorted(domain) if len(set(domain)) == 2 else alt.Undefined
+    """Losses are read on a logarithmic axis; what lies outside of the domain is not shown."""
+    ends = sorted(float(end) for end in domain) if len(set(domain)) == 2 else alt.Undefined
     return alt.Scale(type="log", domain=ends) if endpoint.is_loss else alt.Scale(zero=False, domain=ends)
 
 
@@ -246,7 +248,7 @@ def _rate_axis(domain: Sequence[float]) -> alt.Y:
 
 def _decades(values: pl.Series) -> alt.Axis:
     """Ticks at the powers of ten inside the data, at 1, 2, 5 where that is less than two."""
-    low, high = float(values.min() or 1e-3), float(values.max() or 1.0)  # type: ignore[arg-type]
+    low, high = float(values.to_numpy().min()), float(values.to_numpy().max())
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     tens = [10.0**k for k in exponents if low <= 10.0**k <= high]
     fine = [m * 10.0**k for k in exponents for m in (1, 2, 5) if low <= m * 10.0**k <= high]
@@ -307,8 +309,7 @@ def _describe(table: pl.DataFrame, method: str, axes: str, settings: Mapping[str
 
 def expected(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) -> alt.LayerChart:
     """The expected best of k tuning trials against k: what a smaller search would have found."""
-    late = table.filter(pl.col("trials") >= 2)["value"]
-    inside = [float(v) for v in (late.min(), late.max()) if isinstance(v, float) and math.isfinite(v)]
+    late = table.filter(pl.col("trials") >= min(2, len(table)))["value"].to_numpy()
     lines = alt.Chart(rounded(table))
     line = lines.mark_line(strokeWidth=2, clip=True).encode(
         x=alt.X(
@@ -320,7 +321,7 @@ def expected(table: pl.DataFrame, methods: Sequence[str], endpoint: Endpoint) ->
         y=alt.Y(
             "value:Q",
             title=f"expected best {endpoint.name}",
-            scale=_value_scale(endpoint, inside),
+            scale=_value_scale(endpoint, [late.min(), late.max()]),
             axis=alt.Axis(format="~g", tickCount=6),
         ),
         color=alt.Color("method:N", scale=colours(methods)),

@@ -313,7 +313,7 @@ def _instability(verdict: Verdict, diverged: tuple[int, int]) -> str | None:
     if at_stake == less:
         return None
     said = "is equal" if verdict == "equal" else verdict
-    return f"It {said} by the scores, but more of its runs or of the other's diverged ({diverged[0]}, {diverged[1]})."
+    return f"By the scores it {said}, but {diverged[0]} of its evaluation runs diverged, against {diverged[1]}."
 
 
 def _seeds_cannot(estimate: _Estimate, margin: float) -> str:
