@@ -31,7 +31,7 @@ from scipy import stats
 from ravine.study.infer import Contrast, Finalists, contrasts
 from ravine.study.methods import get
 from ravine.study.power import detectable, seeds_needed
-from ravine.study.search import Request, Run, Settings, drive, finalists, tune
+from ravine.study.search import Request, Run, Settings, drive, judge, tune
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -238,7 +238,8 @@ def copies(landscape: Landscape, study: int) -> list[Finalists]:
         own = replace(settings, copy=copy)
         (tuned,) = drive([tune(get(landscape.method), own)], simulator)
         runs = [run for c in tuned.finalists for run in c.runs(own.evaluation, own.steps, test=True)]
-        found.append(finalists(tuned, own, simulator([Request("evaluate", tuple(dict.fromkeys(runs)))])))
+        results = simulator([Request("evaluate", tuple(dict.fromkeys(runs)))])
+        found.append(judge(tuned.finalists, own, results, trials=len(tuned.trials)))
     return found
 
 

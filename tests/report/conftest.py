@@ -1,6 +1,6 @@
 """A synthetic study with the shapes of a real one: a verdict, its runs, its declaration and its cost.
 
-`python tests/report/conftest.py OUT.html [loss] [diverging] [plain]` writes the report of it, to be looked at.
+`python tests/report/conftest.py OUT.html [loss] [diverging] [plain] [full]` writes the report of it, to be looked at.
 """
 
 import json
@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from ravine.study.infer import CHANCES, Finalists, contrasts
+from ravine.study.targets import contrast_times, ladder
 
 STEPS, POINTS = 1000, 100
 TUNING, EVALUATION = range(3), range(100, 120)
@@ -45,6 +46,11 @@ def effective(method: str, hyper: Mapping[str, float]) -> float:
     return hyper["lr"] / (1 - hyper["momentum"]) if "momentum" in hyper else hyper["lr"]
 
 
+def evaluations(steps: int) -> np.ndarray:
+    """After which steps a run is evaluated."""
+    return np.unique(np.linspace(1, steps, POINTS).round().astype(int))
+
+
 def train(
     method: str, phase: str, hyper: Mapping[str, float], seed: int, steps: int, diverges: bool = False
 ) -> dict[str, Any]:
@@ -56,7 +62,7 @@ def train(
     shared_shift = 0.006 * shared.standard_normal()
     final = top - 0.03 * math.log10(rate / best) ** 2 - 0.1 * max(0.0, math.log10(rate / edge) + 0.25)
     final += shared_shift + 0.003 * own.standard_normal()
-    step = np.unique(np.linspace(1, steps, POINTS).round().astype(int))
+    step = evaluations(steps)
     speed = 60 * (best / rate) ** 0.7 / (1.6 if method in ("momentum", "nesterov") else 1.0)
     accuracy = final - (final - 0.1) * np.exp(-step / speed) + 0.004 * own.standard_normal(len(step))
     accuracy = np.clip(accuracy, 0.05, 0.999)
@@ -118,12 +124,21 @@ def score(run: Mapping[str, Any], split: str, loss: bool) -> float:
     return float(run[f"{split}_accuracy"][int(np.argmax(run["validation_accuracy"]))])
 
 
+def along(run: Mapping[str, Any], loss: bool) -> np.ndarray:
+    """The validation scores of a run, the worst from its divergence on."""
+    scores = -np.log(run["validation_loss"]) if loss else np.array(run["validation_accuracy"])
+    worst = score(run, "validation", loss)
+    lost = run["diverged_at"] is not None
+    return np.append(scores[:-1] if lost else scores, [worst] * (POINTS - len(scores) + lost))
+
+
 def synthetic(
     methods: Iterable[str] = ("sgd", "momentum", "nesterov", "adam"),
     *,
     loss: bool = False,
     diverging: str | None = None,
     trials: int = 64,
+    full: bool = False,
 ) -> Study:
     """A study of `methods`, the first one the baseline; every run of the method `diverging` diverges."""
     names = list(methods)
@@ -131,6 +146,7 @@ def synthetic(
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     judged: dict[str, Finalists] = {}
+    curves: dict[str, np.ndarray] = {}
     face: list[dict[str, float]] = []
     for method in names:
         lost, contains = method == diverging, MOMENTUM[method] == "momentum" and "sgd" in names
@@ -153,6 +169,7 @@ def synthetic(
             np.array([[run["diverged_at"] is not None for run in of] for of in runs]),
             trials,
         )
+        curves[method] = np.stack([along(run, loss) for run in runs[0]])
         facts[method] = {
             "settings": best[0][1],
             "score": best[0][0],
@@ -173,6 +190,21 @@ def synthetic(
         found = [asdict(contrast) for contrast in contrasts(moved, list(pairs), margin)]
         return [json.loads(json.dumps(c | {"settings": settings or facts[c["method"]]["settings"]})) for c in found]
 
+    kept = ("method", "versus", "difference", "interval", "seeds", "diverged", "settings")
+    secondary = {
+        "endpoint": "loss",
+        "unit": "log-ratio of loss",
+        "contrasts": [{key: c[key] for key in kept} for c in judge(against, 0.2)],
+    }
+    variance = {
+        "expected": {},
+        "interval": {},
+        "pairs": [
+            {"method": m, "versus": v, "wins": [0.5 + k / 200 for k in range(trials)], "tuning_share": [0.3] * trials}
+            for m, v in family
+        ],
+    }
+    steps = evaluations(STEPS).tolist()
     verdict = {
         "problem": "digits",
         "baseline": baseline,
@@ -189,22 +221,13 @@ def synthetic(
             {"steps": STEPS // 4, "contrasts": judge(against, 0.05)},
             {"steps": STEPS // 2, "contrasts": judge(against, 0.01)},
         ],
+        "secondary": [secondary] if not loss else [],
         "time_to_target": [
-            {
-                "method": m,
-                "versus": baseline,
-                "target": 0.8 + 0.05 * k,
-                "difference": 0.3,
-                "interval": [0.1, 0.5],
-                "reached": 20 - 4 * k,
-                "reached_versus": 18 - 5 * k,
-                "seeds": 20,
-                "mean_steps": 200.0 * (k + 1),
-                "mean_steps_versus": 260.0 * (k + 1),
-            }
-            for m in names[1:]
-            for k in range(3)
+            json.loads(json.dumps(asdict(time)))
+            for m, v in against
+            for time in contrast_times((m, curves[m]), (v, curves[v]), steps, ladder(curves[baseline]))
         ],
+        "study_variance": variance if full else None,
         "warnings": ["nesterov: the best lr, 0.289, is at the boundary of the range 0.0001 to 0.32 after 2 extensions"],
         "caveats": [
             "adam: beta2 is held at 0.999, not tuned.",
@@ -242,7 +265,7 @@ def synthetic(
             "margin": margin,
         },
         "held": {"weight_decay": 0.0, "clip": None, "schedule": False, "dtype": None, "sampling": "shuffled"},
-        "evaluations": rows[-1]["step"],
+        "evaluations": steps,
         "execution": {
             "engine": "local",
             "device": "cpu",
@@ -269,5 +292,7 @@ if __name__ == "__main__":
 
     kinds = set(sys.argv[2:])
     methods = ("sgd", "adagrad") if "plain" in kinds else ("sgd", "momentum", "nesterov", "adam")
-    made = synthetic(methods, loss="loss" in kinds, diverging="momentum" if "diverging" in kinds else None)
+    made = synthetic(
+        methods, loss="loss" in kinds, full="full" in kinds, diverging="momentum" if "diverging" in kinds else None
+    )
     print(write(made.verdict, made.runs, made.study, made.cost, Path(sys.argv[1])))

@@ -194,6 +194,30 @@ def test_slices_and_maps(make: Make) -> None:
     assert axes == ["shown", "shown", "gap"]
 
 
+def test_times_to_target_and_secondary_endpoints_are_tables(usual: Any, page: Page) -> None:
+    times = [row["text"] for row in page.rows if "×" in row["text"] and " of 20" in row["text"]]
+    told = [one for one in usual.verdict["time_to_target"] if one["speedup"] is not None]
+    assert len(times) == len(told) > 5
+    assert f"{told[0]['reached'][0]} : {told[0]['reached'][1]} of 20" in times[0]
+    assert f"× {told[0]['speedup']:.4g}" in times[0]
+    assert "Difference in log-ratio of loss" in page.text
+
+
+def test_a_full_study_tells_the_chance_to_win(make: Make, tmp_path: Path) -> None:
+    page = Page(built(make(("sgd", "momentum"), trials=24, full=True), tmp_path))
+    at = next(k for k, row in enumerate(page.rows) if "k = 1" in row["text"])
+    assert re.findall(r"k = (\d+)(?=k|Share)", page.rows[at]["text"]) == ["1", "2", "4", "8", "16", "24"]
+    assert re.findall(r"\d\.\d\d", page.rows[at + 1]["text"]) == [
+        "0.50",
+        "0.51",
+        "0.52",
+        "0.54",
+        "0.57",
+        "0.61",
+        "0.30",
+    ]
+
+
 def test_a_verdict_of_nulls_is_rendered(usual: Any, tmp_path: Path) -> None:
     made = copy.deepcopy(usual)
     nothing = (
@@ -207,7 +231,9 @@ def test_a_verdict_of_nulls_is_rendered(usual: Any, tmp_path: Path) -> None:
     )
     made.verdict["contrasts"][0] |= dict.fromkeys(nothing) | {"verdict": "undecided", "diverged": None, "note": None}
     made.verdict["methods"]["momentum"] = dict.fromkeys(made.verdict["methods"]["momentum"])
-    made.verdict |= dict.fromkeys(("equal_dimension", "defaults", "horizons", "time_to_target", "warnings", "caveats"))
+    made.verdict |= dict.fromkeys(
+        ("equal_dimension", "defaults", "horizons", "secondary", "time_to_target", "warnings", "caveats")
+    )
     text = Page(built(made, tmp_path)).text
     assert "seeds alone do not decide" in text and "more seeds alone would not decide" in text
     assert "Other comparisons" not in text and "None" not in text
@@ -258,8 +284,10 @@ def test_the_command_runs_the_same_study_again(usual: Any) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
-def test_charts_are_exported_as_pictures(suffix: str, material: Material, tmp_path: Path) -> None:
-    path = report.export(figures(material)["differences"].chart, tmp_path / f"picture{suffix}")
+def test_charts_are_exported_as_pictures(suffix: str, usual: Any, tmp_path: Path) -> None:
+    drawn = report.drawings(usual.verdict, usual.runs, usual.study)
+    assert list(drawn) == ["differences", "curves", "gaps", "expected", "sgd", "momentum", "nesterov", "adam"]
+    path = report.export(drawn["differences"], tmp_path / f"picture{suffix}")
     content = path.read_bytes()
     assert len(content) > 4000
     assert content.startswith(b"\x89PNG") if suffix == ".png" else re.search(rb'<svg[^>]* width="760"', content)

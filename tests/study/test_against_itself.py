@@ -8,7 +8,7 @@ import pytest
 from cases_search import SETTINGS, Engine, Surface
 from ravine.study.infer import Contrast, Finalists, contrasts
 from ravine.study.methods import get
-from ravine.study.search import Request, drive, finalists, tune
+from ravine.study.search import Request, drive, judge, tune
 
 STUDIES = 40
 
@@ -19,7 +19,7 @@ def copy_of(method: str, study: int, copy: int, surface: Surface) -> Finalists:
     engine = Engine(surface)
     (tuned,) = drive([tune(get(method), own)], engine)
     runs = [run for c in tuned.finalists for run in c.runs(own.evaluation, own.steps, test=True)]
-    return finalists(tuned, own, engine([Request("evaluate", tuple(runs))]))
+    return judge(tuned.finalists, own, engine([Request("evaluate", tuple(runs))]), trials=len(tuned.trials))
 
 
 @pytest.fixture(scope="module", params=["sgd", "momentum"])

@@ -1,5 +1,6 @@
-"""Which executor, and how many runs at once: decided by a parity probe and a short measurement on the problem at hand."""
+"""Which executor, and how many runs at once: decided by a parity probe and a short measurement on the problem."""
 
+import math
 import resource
 import shutil
 import sys
@@ -7,19 +8,22 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ravine import rules
+from ravine.errors import UserError
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
 from ravine.fleet.train import Executor, Stepper
+from ravine.problems.usercode import UserCode
 from ravine.rules import Rule
 
 SIZES = (4, 8, 16, 32, 64, 128)
 PROBE_STEPS = 3
 SECONDS = 0.3  # of measurement per size
 NEAR = 1.05  # sizes whose time is within this factor of the best are equally good: the smallest of them is taken
-RELATIVE = 1e-3  # how far displacements may differ in the parity probe, float32
+RELATIVE = {torch.float64: 1e-8}  # how far displacements may differ in the parity probe; 1e-3 in float32
 
 
 @dataclass(frozen=True)
@@ -33,26 +37,36 @@ class Choice:
 
 
 def choose(task: Task, program: Program, free_bytes: float, forced: Executor | None = None) -> Choice:
-    """The executor that trains a run-step fastest here, among those that pass the parity probe.
+    """The executor that trains a run-step fastest here, among those that pass the parity probe and fit in `free_bytes`.
 
     A forced executor is taken as it is, but a stack that trains wrongly is refused all the same.
     """
     rule = rules.get("momentum")
     if forced == "single":
         return Choice("single", 1, "forced")
+    if forced == "compiled" and task.device.type == "cpu" and not compiler():
+        return Choice("single", 1, "runs cannot be compiled: there is no C++ compiler (c++, g++ or clang++)")
     obstacle = program.obstacle() or parity(task, program, compiled=forced == "compiled")
     if obstacle is not None:
-        reason = f"runs cannot be stacked: {obstacle}"
-        return Choice("single", 1, reason)
+        return Choice("single", 1, f"runs cannot be stacked: {obstacle}")
     seconds = {"single": seconds_of(_single(task, rule))}
     spent: dict[int, float] = {}
+    before = _peak_bytes(task.device)
     for size in SIZES:
-        before = _peak_bytes(task.device)
-        spent[size] = seconds_of(_stack(task, program, rule, size, forced == "compiled")) / size
+        stack = _stack(task, program, rule, size, forced == "compiled")
+        stack.evaluate("validation")  # for the memory that it takes
+        taken = seconds_of(stack) / size
         grown = _peak_bytes(task.device) - before
-        hopeless = forced is None and min(spent.values()) > 1.5 * seconds["single"]
-        if hopeless or spent[size] > 1.3 * min(spent.values()) or 2 * grown > free_bytes:
+        if grown > free_bytes:
             break
+        spent[size] = taken
+        hopeless = forced is None and min(spent.values()) > 1.5 * seconds["single"]
+        if hopeless or taken > 1.3 * min(spent.values()) or 2 * grown > free_bytes:
+            break
+    if not spent:
+        return Choice(
+            forced or "single", 1, f"{SIZES[0]} runs at once do not fit into the memory that is free", seconds
+        )
     best = min(spent.values())
     size = next(size for size in spent if spent[size] <= NEAR * best)
     seconds |= {f"stacked x {size}": value for size, value in spent.items()}
@@ -71,42 +85,53 @@ def compiler() -> bool:
 def parity(task: Task, program: Program, compiled: bool = False) -> str | None:
     """What differs between 3 steps of 3 stacked runs and of the same runs alone; None if nothing does.
 
-    Compared are displacements of parameters and buffers, training losses and evaluations. Stacking can be silently wrong:
-    tied weights that came apart, a buffer that `forward` rebinds.
+    Compared are displacements of parameters and buffers, training losses and evaluations. Stacking can be silently
+    wrong: tied weights that came apart, a buffer that `forward` rebinds.
     """
-    rule, seeds, rates = rules.get("momentum"), [0, 1, 2], [0.01, 0.02, 0.03]
-    hyper = {"lr": rates, "momentum": [0.9, 0.5, 0.0]}
+    rule, seeds, rate = rules.get("momentum"), [0, 1, 2], _rate(task, program)
+    hyper = {"lr": [rate, 2 * rate, 3 * rate], "momentum": [0.9, 0.5, 0.0]}
     try:
-        stack = Stacked(program, rule, seeds, hyper, compiled=compiled)
-        started = {name: value.clone() for name, value in stack.parameters().items()}
-        losses = torch.stack([stack.step(step) for step in range(PROBE_STEPS)])
-        evaluated, ended = stack.evaluate("validation"), stack.parameters()
-    except Exception as error:  # whatever a model raises inside vmap, it still trains one run at a time
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        with UserCode("in a stack"):  # whatever a model raises there, it still trains one run at a time
+            stack = Stacked(program, rule, seeds, hyper, compiled=compiled)
+            started = {name: value.clone() for name, value in stack.parameters().items()}
+            losses = torch.stack([stack.step(step) for step in range(PROBE_STEPS)])
+            evaluated, ended = stack.evaluate("validation"), stack.parameters()
+    except UserError as error:
+        return str(error)
     for run, seed in enumerate(seeds):
         alone = Single(task, rule, seed, {name: values[run] for name, values in hyper.items()})
         losses_alone = torch.stack([alone.step(step) for step in range(PROBE_STEPS)])
-        if not _close(losses[:, run], losses_alone[:, 0], losses_alone.abs().max()):
+        if not _close(losses[:, run], losses_alone[:, 0]):
             return "the training loss differs from that of a run alone"
-        for name, value in alone.parameters().items():
-            start = started[name][run]
-            if not value.is_floating_point():
-                same = torch.equal(ended[name][run], value[0])
-            else:
-                moved = value[0] - start
-                scale = moved.abs().max() + start.abs().max() * 64 * torch.finfo(value.dtype).eps / RELATIVE
-                same = _close(ended[name][run] - start, moved, scale)
-            if not same:
+        moved = {name: value[0] - started[name][run] for name, value in alone.parameters().items()}
+        farthest = max(moved[name].abs().max() for name in program.start.parameters)
+        for name, displacement in moved.items():
+            start, end = started[name][run], ended[name][run]
+            # rounding of the parameters, and of gradients that are zero but for it (a bias before a normalization)
+            floor = 64 * (start.abs().max() + farthest)
+            if not _close(end - start, displacement, floor):
                 return f"{name.removeprefix('model.')} does not move as in a run alone"
-        evaluated_alone = alone.evaluate("validation")[0]
         # a metric such as an accuracy may flip one row; the loss may not move
-        if not _close(evaluated[run, :1], evaluated_alone[:1], evaluated_alone[:1].abs().max()):
+        if not _close(evaluated[run, :1].to(losses.dtype), alone.evaluate("validation")[0, :1].to(losses.dtype)):
             return "its evaluation differs from that of a run alone"
     return None
 
 
-def _close(a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor) -> bool:
-    return bool(((a - b).abs() <= RELATIVE * scale + torch.finfo(b.dtype).tiny).all())
+def _rate(task: Task, program: Program) -> float:
+    """A learning rate whose first step moves the parameters by a hundredth of their norm, whatever their scale."""
+    size = torch.stack([tensor.norm() for tensor in program.start.parameters.values()]).norm().item()
+    slope = min(task.in_training.slope, task.problem.clip or math.inf)
+    return 0.01 * max(size, 1.0) / slope if slope > 0 else 0.01
+
+
+def _close(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> bool:
+    """Whether the largest difference is small beside the largest value; `floor`, in units of rounding, is allowed too."""
+    if not b.is_floating_point():
+        return torch.equal(a, b)
+    if not b.numel():
+        return True
+    allowed = RELATIVE.get(b.dtype, 1e-3) * b.abs().max() + floor * torch.finfo(b.dtype).eps
+    return bool(((a - b).abs() <= allowed).all())
 
 
 def _single(task: Task, rule: Rule) -> Stepper:
@@ -119,7 +144,7 @@ def _stack(task: Task, program: Program, rule: Rule, size: int, compiled: bool) 
 
 
 def seconds_of(stepper: Stepper) -> float:
-    """Seconds of a step, over at least 3 steps and `SECONDS`: the lower quartile, since other work only ever adds time."""
+    """Seconds of a step, over at least 3 steps and `SECONDS`: the lower quartile, since other work only adds time."""
     for step in range(2):
         stepper.step(step)
     spent: list[float] = []

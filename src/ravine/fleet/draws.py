@@ -1,16 +1,16 @@
 """Random draws inside a model (dropout, ``torch.rand`` in forward), keyed by run and step instead of by position.
 
-`vmap` draws one sequence by position in the stack, so a run's dropout mask would depend on its neighbours. Here the draws are
-taken out of the model: a function mode replaces them by draws that are supplied from outside, in the order the model asks.
-What the mode does not know (a draw in C++, ``torch.randint`` ...) cannot be keyed inside a stack: such a model trains one run
-at a time, with torch's own generator seeded by the same key at every step.
+`vmap` draws one sequence by position in the stack, so a run's dropout mask would depend on its neighbours. Here the
+draws are taken out of the model: a function mode replaces them by draws that are supplied from outside, in the order in
+which the model asks. What the mode does not know (a draw in C++, ``torch.randint`` ...) cannot be keyed inside a stack:
+such a model trains one run at a time, with the global generators seeded by the same key at every step.
 """
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -27,16 +27,19 @@ class Spec:
     kind: str
     shape: tuple[int, ...]
 
-    def draw(self, generator: torch.Generator, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The draw itself: made on the CPU, so that it is the same on every device."""
+    def draw(self, generator: torch.Generator, device: torch.device) -> Tensor:
+        """The draw itself, float32: made on the CPU, so that it is the same on every device."""
         sample = torch.rand if self.kind == "uniform" else torch.randn
-        return sample(self.shape, generator=generator).to(device=device, dtype=dtype)
+        return sample(self.shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
+
+
+Supply: TypeAlias = Callable[[Spec], Tensor]
 
 
 class Supplied(TorchFunctionMode):
-    """Replaces the draws inside a forward pass by `supply(spec)`; with `stacked`, recurrent layers by plain products too."""
+    """Replaces draws in a forward pass by `supply(spec)`; with `stacked`, recurrent layers by plain products too."""
 
-    def __init__(self, supply: Callable[[Spec], Tensor], stacked: bool = False) -> None:
+    def __init__(self, supply: Supply, stacked: bool = False) -> None:
         super().__init__()
         self._supply, self._stacked = supply, stacked
 
@@ -44,59 +47,68 @@ class Supplied(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Takes over the functions in `_REPLACEMENTS`; everything else passes."""
-        replacement = _REPLACEMENTS.get(func)
+        kwargs = kwargs or {}
         if self._stacked and func in recurrent.CELLS:
             dropout = functools.partial(_dropout, self._supply, None)
-            return recurrent.replacement(recurrent.CELLS[func])(dropout, func, *args, **(kwargs or {}))
-        if replacement is None:
-            return func(*args, **(kwargs or {}))
-        return replacement(self._supply, func, *args, **(kwargs or {}))
+            return recurrent.replacement(recurrent.CELLS[func])(dropout, func, *args, **kwargs)
+        replacement = _REPLACEMENTS.get(func)
+        return func(*args, **kwargs) if replacement is None else replacement(self._supply, func, *args, **kwargs)
+
+
+def _kept(supply: Supply, input: Tensor, shape: tuple[int, ...], p: float, inplace: bool) -> Tensor:
+    """`input` with elements of `shape`, which broadcasts, zeroed with probability p and the rest divided by 1 - p."""
+    keep = (supply(Spec("uniform", shape)) >= p).to(input.dtype)
+    factor = keep / (1 - p) if p < 1 else keep
+    return input.mul_(factor) if inplace else input * factor
 
 
 def _dropout(
-    supply: Callable[[Spec], Tensor], func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    supply: Supply, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    if not training or p == 0:
-        return input
-    keep = supply(Spec("uniform", tuple(input.shape))) >= p
-    return input.mul_(keep / (1 - p)) if inplace else input * (keep / (1 - p))
+    return _kept(supply, input, tuple(input.shape), p, inplace) if training and p > 0 else input
 
 
-def _channel_dropout(
-    supply: Callable[[Spec], Tensor], func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
-    if not training or p == 0:
-        return input
-    shape = (*input.shape[:2], *(1 for _ in input.shape[2:]))
-    keep = supply(Spec("uniform", shape)) >= p
-    return input.mul_(keep / (1 - p)) if inplace else input * (keep / (1 - p))
+def _channel_dropout(unbatched: int | None) -> Callable[..., Tensor]:
+    """Zeroes whole channels of (batch, channels, ...); an input of `unbatched` dimensions has no batch, as in torch."""
+
+    def drop(
+        supply: Supply, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        leading = 1 if input.ndim == unbatched else 2
+        shape = (*input.shape[:leading], *[1] * (input.ndim - leading))
+        return _kept(supply, input, shape, p, inplace) if training and p > 0 else input
+
+    return drop
 
 
 def _factory(kind: str) -> Callable[..., Tensor]:
-    def draw(supply: Callable[[Spec], Tensor], func: Any, *size: Any, **kwargs: Any) -> Tensor:
-        if kwargs.get("generator") is not None:  # a generator of the model's own: not ours to replace
-            return func(*size, **kwargs)  # type: ignore[no-any-return]
-        shape = kwargs.get("size", size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
-        drawn = supply(Spec(kind, tuple(shape)))
-        dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        return drawn.to(dtype).requires_grad_(True) if kwargs.get("requires_grad") else drawn.to(dtype)
+    def draw(supply: Supply, func: Any, *size: Any, **words: Any) -> Tensor:
+        if words.keys() - {"size", "dtype", "device", "requires_grad"}:  # such as a generator of the model's own
+            return func(*size, **words)  # type: ignore[no-any-return]
+        shape = words.get("size", size[0] if len(size) == 1 and not isinstance(size[0], int) else size)
+        drawn = supply(Spec(kind, tuple(shape))).to(words.get("dtype") or torch.get_default_dtype())
+        return drawn.requires_grad_() if words.get("requires_grad") else drawn
 
     return draw
 
 
 def _like(kind: str) -> Callable[..., Tensor]:
-    def draw(supply: Callable[[Spec], Tensor], func: Any, input: Tensor, *, dtype: Any = None, **_: Any) -> Tensor:
-        return supply(Spec(kind, tuple(input.shape))).to(dtype or input.dtype)
+    def draw(supply: Supply, func: Any, input: Tensor, **words: Any) -> Tensor:
+        if words.keys() - {"dtype", "device"}:
+            return func(input, **words)  # type: ignore[no-any-return]
+        return supply(Spec(kind, tuple(input.shape))).to(words.get("dtype") or input.dtype)
 
     return draw
 
 
-def _bernoulli(supply: Callable[[Spec], Tensor], func: Any, input: Tensor, *, generator: Any = None, **_: Any) -> Tensor:
-    return (supply(Spec("uniform", tuple(input.shape))) < input).to(input.dtype)
+def _bernoulli(supply: Supply, func: Any, input: Tensor, p: float | None = None, **words: Any) -> Tensor:
+    if words:
+        return func(input, **words) if p is None else func(input, p, **words)  # type: ignore[no-any-return]
+    return (supply(Spec("uniform", tuple(input.shape))) < (input if p is None else p)).to(input.dtype)
 
 
 def _attention(
-    supply: Callable[[Spec], Tensor],
+    supply: Supply,
     func: Callable[..., Tensor],
     query: Tensor,
     key: Tensor,
@@ -105,25 +117,30 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    **kwargs: Any,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """softmax(q k' * scale + mask) with dropout on the weights; without dropout, torch's own kernel."""
     if dropout_p == 0:
-        return func(query, key, value, attn_mask, 0.0, is_causal, scale=scale, **kwargs)
-    scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+        words = {"enable_gqa": True} if enable_gqa else {}
+        return func(query, key, value, attn_mask, 0.0, is_causal, scale=scale, **words)
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(hidden, -math.inf)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return _dropout(supply, None, scores.softmax(-1), dropout_p) @ value
+    blind = (scores == -math.inf).all(dim=-1, keepdim=True)  # what sees nothing gives zero, not 0/0
+    weights = scores.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)
+    return _dropout(supply, None, weights, dropout_p) @ value
 
 
 _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.dropout: _dropout,
-    F.dropout1d: _channel_dropout,
-    F.dropout2d: _channel_dropout,
-    F.dropout3d: _channel_dropout,
+    F.dropout1d: _channel_dropout(unbatched=2),
+    F.dropout2d: _channel_dropout(unbatched=None),
+    F.dropout3d: _channel_dropout(unbatched=4),
     F.scaled_dot_product_attention: _attention,
     torch.rand: _factory("uniform"),
     torch.randn: _factory("normal"),
@@ -134,23 +151,26 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
 
 
 def from_generator(
-    generator: torch.Generator,
-    device: torch.device,
-    dtype: torch.dtype,
-    seen: list[Spec] | None = None,
-    stacked: bool = False,
+    generator: torch.Generator, device: torch.device, seen: list[Spec] | None = None, stacked: bool = False
 ) -> Supplied:
     """A mode that draws from `generator` as the model asks, noting what it asked for in `seen`."""
 
     def supply(spec: Spec) -> Tensor:
         if seen is not None:
             seen.append(spec)
-        return spec.draw(generator, device, dtype)
+        return spec.draw(generator, device)
 
     return Supplied(supply, stacked)
 
 
-def from_list(drawn: Sequence[Tensor]) -> Supplied:
-    """A mode that hands out `drawn` in order (inside a stack: one run's slice of each)."""
-    rest: Iterator[Tensor] = iter(drawn)
-    return Supplied(lambda spec: next(rest), stacked=True)
+def from_list(specs: Sequence[Spec], drawn: Sequence[Tensor]) -> Supplied:
+    """A mode for a stack that hands out `drawn` (one run's slices of it), which are the draws of `specs`, in order."""
+    rest = iter(zip(specs, drawn, strict=True))
+
+    def supply(spec: Spec) -> Tensor:
+        wanted, draw = next(rest, (None, None))
+        if spec != wanted or draw is None:
+            raise RuntimeError("what the model draws changes from pass to pass")
+        return draw
+
+    return Supplied(supply, stacked=True)

@@ -1,7 +1,8 @@
 """Recurrent layers as plain products, for a stack: torch's own kernels have no rule for many runs at once.
 
-The equations are those of ``torch.nn.RNN``, ``LSTM`` and ``GRU``; the product with the inputs is made for all time steps at
-once, the steps are taken one by one. Taken in place of torch's functions while a stack is traced (`ravine.fleet.draws`).
+The equations are those of ``torch.nn.RNN``, ``LSTM`` and ``GRU``; the product with the inputs is made for all time
+steps at once, the steps are taken one by one. Taken in place of torch's functions while a stack is traced
+(`ravine.fleet.draws`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 State: TypeAlias = tuple[Tensor, ...]
-# (input part of the pre-activations, state, recurrent weight, recurrent bias) -> next state; its first entry is the output
+# (input part of the pre-activations, state, recurrent weight, recurrent bias) -> next state, the output first
 Cell: TypeAlias = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
@@ -55,8 +56,9 @@ def run(
 ) -> tuple[Tensor, State]:
     """All layers and directions; inputs (time, batch, features), or (batch, time, features) with `batch_first`.
 
-    `weights` as torch orders them: per layer and direction W_ih, W_hh and, if `biased`, b_ih, b_hh. `dropout` is applied
-    between layers. Returns the outputs of the last layer and the final states, each (layers * directions, batch, hidden).
+    `weights` as torch orders them: per layer and direction W_ih, W_hh and, if `biased`, b_ih, b_hh. `dropout` is
+    applied between layers. Returns the outputs of the last layer and the final states, each (layers * directions,
+    batch, hidden).
     """
     if batch_first:
         x = x.transpose(0, 1)
@@ -67,8 +69,9 @@ def run(
         for direction in range(directions):
             k = layer * directions + direction
             w_ih, w_hh, *biases = weights[k * each : (k + 1) * each]
+            b_ih, b_hh = biases or (None, None)
             state = tuple(part[k] for part in initial)
-            output, state = _layer(cell, x, state, w_ih, w_hh, *(biases or (None, None)), reverse=direction == 1)
+            output, state = _layer(cell, x, state, w_ih, w_hh, b_ih, b_hh, reverse=direction == 1)
             outputs.append(output)
             finals.append(state)
         x = outputs[0] if directions == 1 else torch.cat(outputs, dim=-1)
@@ -79,7 +82,14 @@ def run(
 
 
 def _layer(
-    cell: Cell, x: Tensor, state: State, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None, reverse: bool
+    cell: Cell,
+    x: Tensor,
+    state: State,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    reverse: bool,
 ) -> tuple[Tensor, State]:
     steps = F.linear(x, w_ih, b_ih).unbind(0)
     outputs = []
@@ -90,12 +100,14 @@ def _layer(
 
 
 def replacement(cell: Cell) -> Callable[..., Any]:
-    """What stands in for ``torch.rnn_tanh`` and its kin; packed sequences are left to torch."""
+    """What stands in for ``torch.rnn_tanh`` and its kin; packed sequences and projections are left to torch."""
 
     def replaced(dropout_of: Callable[..., Tensor], func: Callable[..., Any], x: Tensor, *words: Any) -> Any:
         if len(words) != 8 or not isinstance(words[2], bool):
             return func(x, *words)
         hidden, weights, biased, layers, p, training, bidirectional, batch_first = words
+        if len(weights) != layers * (2 if bidirectional else 1) * (4 if biased else 2):
+            return func(x, *words)
         initial = tuple(hidden) if isinstance(hidden, (tuple, list)) else (hidden,)
 
         def dropout(value: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""A problem made ready for training: its data on the device, its loss and metrics as modules, what every run starts from."""
+"""A problem made ready for training: data on the device, loss and metrics as modules, what a run starts from."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,51 +12,64 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ravine.fleet import draws
-from ravine.fleet.keys import key, torch_generator
+from ravine.fleet.keys import global_states, key, seeded
 from ravine.problems import Data, Problem, Split
 
 Batch = Any  # a pytree of tensors with equally many rows
+PIECE = 512  # rows that are evaluated at once
+TRAIN_ROWS = 1024  # training rows on which initial and final loss are taken
 
 
 class TrainingLoss(nn.Module):
-    """batch -> the loss that is minimized, the model inside in training mode."""
+    """batch -> the loss that is minimized, the model inside; with `copies`, the model gets a copy of the batch."""
 
-    def __init__(self, problem: Problem, model: nn.Module) -> None:
+    def __init__(self, problem: Problem, model: nn.Module, copies: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._problem = problem
+        self._problem, self._copies = problem, copies
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean loss over the batch, a scalar."""
-        return self._problem.loss_on(self.model, batch)
+        return self._problem.loss_on(self.model, self._given(batch))
+
+    def _given(self, batch: Batch) -> Batch:
+        return pytree.tree_map(torch.clone, batch) if self._copies else batch
 
 
 class Evaluation(TrainingLoss):
-    """batch -> (1 + metrics,): the loss and every metric as means over the batch."""
+    """batch -> (1 + metrics,): the loss and every metric as means over the batch, float64."""
 
     def forward(self, batch: Batch) -> Tensor:
         """The means, in the order of `Task.names`."""
-        values = self._problem.evaluate(self.model, batch).values()
+        values = self._problem.evaluate(self.model, self._given(batch)).values()
         return torch.stack([value.to(torch.float64) for value in values])
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: trainable parameters, and everything else that the model carries (frozen ones, buffers)."""
+    """What a run starts from: parameters that it trains, and all else the model carries (frozen ones, buffers)."""
 
     parameters: dict[str, Tensor]
     carried: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Randomness:
-    """What the model draws in one training pass: `specs` in order; `unkeyed` draws can only be seeded, not supplied."""
+class Habits:
+    """What a pass of the model does beside computing, found by watching one.
 
-    specs: tuple[draws.Spec, ...]
+    `draws`: the draws that it asks for, in order. `unkeyed`: it also draws what cannot be supplied, only seeded.
+    `writes`: it changes its batch in place. `idle`: parameters that the backward pass gives no gradient; `slope`: the
+    norm of all gradients (both of a training pass).
+    """
+
+    draws: tuple[draws.Spec, ...]
     unkeyed: bool
+    writes: bool
+    idle: frozenset[str] = frozenset()
+    slope: float = 0.0
 
-    def __bool__(self) -> bool:
-        return self.unkeyed or bool(self.specs)
+    def __post_init__(self) -> None:
+        assert not (self.unkeyed and self.draws), "draws that are only seeded are not listed"
 
 
 class Task:
@@ -65,64 +80,101 @@ class Task:
         self.data = data.to(device)
         self._pieces: dict[str, list[tuple[int, Batch]]] = {}
         self.names = ("loss", *problem.metrics)
-        self.batch_size = min(problem.batch_size, data.train.rows)
+        self.batch_size = problem.batch_rows(data.train.rows)
         self.full_batch = self.batch_size == data.train.rows and problem.sampling == "shuffled"
 
     def model(self, seed: int) -> nn.Module:
         """The freshly initialized model of this run seed, the same for every method and configuration."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(self.study_seed, "init", seed))
+        with seeded(key(self.study_seed, "init", seed), self.device):
             model = self.problem.build()
         return model.to(self.device)
 
+    def training(self, model: nn.Module) -> TrainingLoss:
+        """The loss of `model` that is minimized."""
+        return TrainingLoss(self.problem, model, self.in_training.writes)
+
+    def evaluation(self, model: nn.Module) -> Evaluation:
+        """The judgement of `model`."""
+        return Evaluation(self.problem, model, self.in_evaluation.writes)
+
     def start(self, seed: int) -> Start:
-        """The tensors of `TrainingLoss(model(seed))`, detached copies, tied ones once."""
-        module = TrainingLoss(self.problem, self.model(seed))
-        trained = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
-        frozen = {n: p.detach().clone() for n, p in module.named_parameters() if not p.requires_grad}
-        return Start(trained, {**frozen, **{n: b.detach().clone() for n, b in module.named_buffers()}})
+        """The tensors of `training(model(seed))`, tied ones once; what gets no gradient is carried, not trained."""
+        module = self.training(self.model(seed))
+        named = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        trained = {n for n, p in module.named_parameters() if p.requires_grad and n not in self.in_training.idle}
+        carried = {name: tensor for name, tensor in named.items() if name not in trained}
+        return Start(
+            {name: tensor for name, tensor in named.items() if name in trained},
+            {**carried, **{name: buffer.detach() for name, buffer in module.named_buffers()}},
+        )
 
     def split(self, name: str) -> Split:
-        """"validation", "test", or "train": the first 1,024 training rows, on which initial and final loss are taken."""
+        """The rows of "validation" or "test", or the first 1,024 of "train"."""
         if name == "train":
-            rows = min(1024, self.data.train.rows)
-            return Split(rows, pytree.tree_map(lambda leaf: leaf[:rows], self.data.train.tensors))
+            rows = min(TRAIN_ROWS, self.data.train.rows)
+            return Split(rows, self.data.train.batch(slice(0, rows)))
         split: Split = getattr(self.data, name)
         return split
 
     def pieces(self, name: str) -> list[tuple[int, Batch]]:
-        """A split in pieces of equal size (but the last) of at most 512 rows, so that evaluation is bounded in memory."""
+        """A split in pieces (rows, batch) of equal size, but for the last, so that evaluation is bounded in memory."""
         if name not in self._pieces:
             split = self.split(name)
-            size = math.ceil(split.rows / math.ceil(split.rows / 512))
+            size = math.ceil(split.rows / math.ceil(split.rows / PIECE))
             bounds = [(a, min(a + size, split.rows)) for a in range(0, split.rows, size)]
-            self._pieces[name] = [
-                (b - a, pytree.tree_map(lambda leaf, a=a, b=b: leaf[a:b], split.tensors)) for a, b in bounds
-            ]
+            self._pieces[name] = [(b - a, split.batch(slice(a, b))) for a, b in bounds]
         return self._pieces[name]
 
-    def step_generator(self, seed: int, step: int) -> torch.Generator:
-        """The stream of the draws inside the model at a training step."""
-        return torch_generator(self.study_seed, "draws", seed, step)
+    def training_key(self, seed: int, step: int) -> int:
+        """The key of the draws inside the model at a training step."""
+        return key(self.study_seed, "draws", seed, step)
 
     def evaluation_key(self, piece: int) -> int:
         """The key of the draws inside the model at evaluation: the same for every run, method and step."""
         return key(self.study_seed, "evaluate", piece)
 
-    @cached_property
-    def randomness(self) -> Randomness:
-        """Found by running one training pass and watching which draws it asks for and whether torch's own generator moved."""
-        module = TrainingLoss(self.problem, self.model(0)).train()
-        batch = self.data.train.batch(torch.arange(self.batch_size, device=self.device))
-        seen: list[draws.Spec] = []
-        with torch.random.fork_rng(devices=[]):
-            before = torch.get_rng_state()
-            with draws.from_generator(self.step_generator(0, 0), self.device, self.float_dtype, seen):
-                module(batch).backward()
-            unkeyed = not torch.equal(before, torch.get_rng_state())
-        return Randomness(tuple(seen), unkeyed)
+    @contextlib.contextmanager
+    def keyed(self, habits: Habits, number: int) -> Iterator[None]:
+        """Inside it everything that a model of such habits draws comes from the stream of the key `number`."""
+        if habits.unkeyed:
+            with seeded(number, self.device):
+                yield
+        elif habits.draws:
+            with draws.from_generator(torch.Generator().manual_seed(number), self.device):
+                yield
+        else:
+            yield
 
-    @property
-    def float_dtype(self) -> torch.dtype:
-        """The dtype that draws are made in."""
-        return self.problem.dtype or torch.get_default_dtype()
+    @cached_property
+    def in_training(self) -> Habits:
+        """Found on the first batch of data."""
+        module = TrainingLoss(self.problem, self.model(0)).train()
+        return self._watch(module, self.data.train.batch(slice(0, self.batch_size)))
+
+    @cached_property
+    def in_evaluation(self) -> Habits:
+        """Found on the first piece of the validation rows."""
+        module = Evaluation(self.problem, self.model(0)).eval()
+        return self._watch(module, self.pieces("validation")[0][1])
+
+    def _watch(self, module: TrainingLoss, batch: Batch) -> Habits:
+        batch = pytree.tree_map(torch.clone, batch)
+        seen: list[draws.Spec] = []
+        with seeded(0, self.device), torch.set_grad_enabled(module.training):
+            before = global_states(self.device)
+            with draws.from_generator(torch.Generator().manual_seed(0), self.device, seen):
+                value = module(batch)
+                forward = len(seen)
+                if module.training:
+                    value.backward()
+            # a draw in the backward pass repeats one of the forward pass (checkpointing): only seeding gets that right
+            unkeyed = global_states(self.device) != before or len(seen) > forward
+        gradients = {name: parameter.grad for name, parameter in module.named_parameters() if module.training}
+        there = [gradient.norm() for gradient in gradients.values() if gradient is not None]
+        return Habits(
+            draws=() if unkeyed else tuple(seen),
+            unkeyed=unkeyed,
+            writes=any(leaf._version > 0 for leaf in pytree.tree_leaves(batch)),
+            idle=frozenset(name for name, gradient in gradients.items() if gradient is None),
+            slope=float(torch.stack(there).norm()) if there else 0.0,
+        )

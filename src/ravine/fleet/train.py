@@ -1,7 +1,9 @@
 """Trains a piece of work (many runs of one rule) and records what happened; the same loop for every executor."""
 
+import functools
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +12,17 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ravine import rules
+from ravine.errors import WorkError
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
 
-DIVERGED = 3.0  # a loss above this multiple of the loss at initialization ...
+DIVERGED = 3.0  # a training loss above this multiple of the loss at initialization ...
 PATIENCE = 3  # ... at this many evaluations in a row is certified divergence
 CHECKPOINT_SECONDS = 60.0
 
@@ -64,12 +67,14 @@ class Record:
     test: list[list[float]] = field(default_factory=list)
 
     def diverges(self) -> bool:
-        """Whether the last evaluations certify divergence: a non-finite loss, or a loss that stays above the threshold."""
-        losses = [max(train, values[0]) for train, values in zip(self.train_loss, self.validation, strict=True)]
-        if not all(map(_finite, (self.train_loss[-1], self.validation[-1][0]))):
+        """Whether the last evaluations certify divergence: a loss is not finite, or the training loss stays above 3x.
+
+        A validation loss that rises while the training loss falls is overfitting, and is judged as what it is.
+        """
+        if not (math.isfinite(self.train_loss[-1]) and math.isfinite(self.validation[-1][0])):
             return True
         threshold = DIVERGED * self.initial_loss
-        return threshold > 0 and len(losses) >= PATIENCE and min(losses[-PATIENCE:]) > threshold
+        return threshold > 0 and len(self.step) >= PATIENCE and min(self.train_loss[-PATIENCE:]) > threshold
 
 
 class Stepper(Protocol):
@@ -91,37 +96,57 @@ def evaluation_steps(steps: int) -> list[int]:
     return sorted((regular | {steps // 4, steps // 2, steps}) - {0})
 
 
-def train(task: Task, program: Program, work: Work, checkpoint: Path | None = None, progress: Progress | None = None) -> list[Record]:
-    """Trains all trials of `work` and returns their records in order. With `checkpoint`, goes on from there if it can."""
-    return [record for records in _pieces(task, program, work, checkpoint, progress or (lambda steps: None)) for record in records]
+def train(
+    task: Task, program: Program, work: Work, checkpoint: Path | None = None, progress: Progress | None = None
+) -> list[Record]:
+    """Trains all trials of `work` and returns their records in order.
+
+    With `checkpoint`, saves there from time to time, and goes on from what was saved there of the same work. A damaged
+    checkpoint counts as none. Raises WorkError if it cannot be written.
+    """
+    progress = progress or (lambda steps: None)
+    saved = _Checkpoint.load(checkpoint, work) if checkpoint else None
+    keeper = _Keeper(checkpoint, work)
+    done = saved.done if saved else []
+    progress(len(done) * work.steps)
+    for stepper in _steppers(task, program, work, len(done)):
+        done += _follow(task, stepper, work, saved, functools.partial(keeper.keep, done, stepper), progress)
+        saved = None
+    return done
 
 
-def _pieces(task: Task, program: Program, work: Work, checkpoint: Path | None, progress: Progress) -> Iterator[list[Record]]:
+def _steppers(task: Task, program: Program, work: Work, done: int) -> Iterator[Stepper]:
+    """What trains the trials that are not done: a run each, or a stack of all of them."""
     rule = rules.get(work.rule)
     if work.executor == "single":
-        for number, trial in enumerate(work.trials):
-            file = checkpoint.with_suffix(f".{number}") if checkpoint else None
-            yield _follow(task, Single(task, rule, trial.seed, trial.hyper), work, file, progress)
+        for trial in work.trials[done:]:
+            yield Single(task, rule, trial.seed, trial.hyper)
     else:
         seeds = [trial.seed for trial in work.trials]
         hyper = {name: [trial.hyper[name] for trial in work.trials] for name in work.trials[0].hyper}
-        stepper = Stacked(program, rule, seeds, hyper, compiled=work.executor == "compiled")
-        yield _follow(task, stepper, work, checkpoint, progress)
+        yield Stacked(program, rule, seeds, hyper, compiled=work.executor == "compiled")
 
 
-def _follow(task: Task, stepper: Stepper, work: Work, checkpoint: Path | None, progress: Progress) -> list[Record]:
+def _follow(
+    task: Task,
+    stepper: Stepper,
+    work: Work,
+    saved: "_Checkpoint | None",
+    keep: Callable[[int, list[int], list[Record]], None],
+    progress: Progress,
+) -> list[Record]:
+    """Trains the runs of a stepper to their end, from what was saved of them."""
     evaluations = set(evaluation_steps(work.steps))
-    saved = _Checkpoint.load(checkpoint, work) if checkpoint else None
     if saved is not None:
         records, alive, start = saved.records, saved.alive, saved.step
-        everyone = range(len(stepper.seeds))
-        if len(alive) < len(everyone):
-            stepper.keep(torch.tensor([run in set(alive) for run in everyone]))
+        if len(alive) < len(stepper.seeds):
+            stepper.keep(torch.tensor([run in alive for run in range(len(stepper.seeds))]))
         stepper.load(saved.tensors)
+        progress(start * len(alive))
     else:
         records = [Record(loss) for loss in stepper.evaluate("train")[:, 0].tolist()]
         alive, start = list(range(len(records))), 0
-    total, since, last_saved = torch.zeros(len(alive), device=task.device), 0, time.monotonic()
+    total, since = torch.zeros(len(alive), dtype=torch.float64, device=task.device), 0
     for step in range(start, work.steps):
         total += stepper.step(step)
         since += 1
@@ -129,21 +154,26 @@ def _follow(task: Task, stepper: Stepper, work: Work, checkpoint: Path | None, p
             continue
         progress(since * len(alive))
         _record(records, alive, step + 1, total / since, stepper, work.test)
-        alive = _drop_diverged(records, alive, stepper)
-        if not alive:
-            break
-        total, since = torch.zeros(len(alive), device=task.device), 0
-        if checkpoint and time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            _Checkpoint(step + 1, alive, records, stepper.state()).save(checkpoint, work)
-            last_saved = time.monotonic()
-    if alive:
-        for run, loss in zip(alive, stepper.evaluate("train")[:, 0].tolist(), strict=True):
-            if records[run].diverged_at is None:
-                records[run].final_train_loss = loss if _finite(loss) else None
+        well = [run for run in alive if records[run].diverged_at is None]
+        if not well:
+            return records
+        # Places are freed a quarter of the stack at a time: until then what diverged is only not recorded. A compiled
+        # step is of one number of runs, and compiling another costs more than what would be saved.
+        if len(well) <= 0.75 * len(alive) and work.executor == "stacked":
+            stepper.keep(torch.tensor([run in well for run in alive]))
+            alive = well
+        total, since = torch.zeros(len(alive), dtype=torch.float64, device=task.device), 0
+        keep(step + 1, alive, records)
+    for run, loss in zip(alive, stepper.evaluate("train")[:, 0].tolist(), strict=True):
+        if records[run].diverged_at is None:
+            records[run].final_train_loss = loss if math.isfinite(loss) else None
     return records
 
 
-def _record(records: list[Record], alive: list[int], step: int, mean_loss: Tensor, stepper: Stepper, test: bool) -> None:
+def _record(
+    records: list[Record], alive: list[int], step: int, mean_loss: Tensor, stepper: Stepper, test: bool
+) -> None:
+    """Notes an evaluation of the runs in the places of the stepper, but for those that diverged before."""
     validation = stepper.evaluate("validation").tolist()
     tested = stepper.evaluate("test").tolist() if test else None
     finite = stepper.finite().tolist()
@@ -160,51 +190,67 @@ def _record(records: list[Record], alive: list[int], step: int, mean_loss: Tenso
             record.diverged_at = step
 
 
-def _drop_diverged(records: list[Record], alive: list[int], stepper: Stepper) -> list[int]:
-    """Frees the places of diverged runs once they are a quarter of the stack: until then they are only not recorded."""
-    well = [records[run].diverged_at is None for run in alive]
-    if not any(well):
-        return []
-    if sum(well) <= 0.75 * len(alive):
-        stepper.keep(torch.tensor(well))
-        return [run for run, kept in zip(alive, well, strict=True) if kept]
-    return alive
+class _Keeper:
+    """Saves a piece of work that is under way, once in `CHECKPOINT_SECONDS`."""
 
+    def __init__(self, path: Path | None, work: Work) -> None:
+        self._path, self._work, self._last = path, work, time.monotonic()
 
-def _finite(value: float) -> bool:
-    return value - value == 0.0
+    def keep(self, done: list[Record], stepper: Stepper, step: int, alive: list[int], records: list[Record]) -> None:
+        if self._path is None or time.monotonic() - self._last < CHECKPOINT_SECONDS:
+            return
+        _Checkpoint(done, step, alive, records, stepper.state()).save(self._path, self._work)
+        self._last = time.monotonic()
 
 
 @dataclass
 class _Checkpoint:
-    """A long piece of work half done: written aside, synced, renamed; read only if it is of exactly this work."""
+    """A piece of work half done: `done` of the trials before, the rest of those that are trained now.
 
+    Written aside, synced, renamed; read only if it is of exactly this work.
+    """
+
+    done: list[Record]
     step: int
     alive: list[int]
     records: list[Record]
     tensors: dict[str, Tensor]
 
     def save(self, path: Path, work: Work) -> None:
-        about = {"work": work.digest, "step": self.step, "alive": self.alive, "records": [asdict(r) for r in self.records]}
-        aside = path.with_name(path.name + ".writing")
+        """Raises WorkError if that cannot be done."""
+        done, records = ([asdict(record) for record in some] for some in (self.done, self.records))
+        about = {"work": work.digest, "done": done, "step": self.step, "alive": self.alive, "records": records}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        save_file(tensors, aside, {"about": json.dumps(about)})
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
+        aside = _aside(path)
+        try:
+            save_file(tensors, aside, {"about": json.dumps(about)})
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise WorkError(
+                f"the checkpoint {path} cannot be written ({error}): make room or give access, then `ravine resume`"
+            ) from None
 
     @classmethod
     def load(cls, path: Path, work: Work) -> "_Checkpoint | None":
-        if not path.exists():
+        """What was saved of this work; None if there is nothing, or nothing that can be read."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            if about["work"] != work.digest:
+                return None
+            done, records = ([Record(**record) for record in about[name]] for name in ("done", "records"))
+            return cls(done, about["step"], about["alive"], records, tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
-            about = json.loads(file.metadata()["about"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        if about["work"] != work.digest:
-            return None
-        return cls(about["step"], about["alive"], [Record(**record) for record in about["records"]], tensors)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.writing")
 
 
 def checkpoint_files(checkpoint: Path) -> Sequence[Path]:
-    """All files that a piece of work may have left beside its checkpoint, to be removed once its chunk is stored."""
-    return [path for path in checkpoint.parent.glob(f"{checkpoint.stem}.*") if path.is_file()]
+    """All files that a piece of work may have left at its checkpoint, to be removed once its chunk is stored."""
+    return [path for path in (checkpoint, _aside(checkpoint)) if path.is_file()]

@@ -157,17 +157,17 @@ def gaps(table: pl.DataFrame, methods: Sequence[str], unit: str, margin: float) 
 
     The axis is linear inside the margin and logarithmic far beyond it: early differences are large, late ones decide.
     """
+    key = alt.Legend(values=table["method"].unique(maintain_order=True).to_list())  # the baseline has no line
+    colour = alt.Color("method:N", scale=colours(methods), legend=key)
     steps = [m * margin for m in (-100, -30, -10, -3, -1, 0, 1, 3, 10, 30, 100)]
     scale = alt.Scale(type="symlog", constant=margin) if margin > 0 else alt.Scale()
     axis = alt.Axis(format="+.2~g", values=steps) if margin > 0 else alt.Axis(format="+.2~g")
     base = alt.Chart(rounded(table)).encode(x=alt.X("step:Q", title="step", axis=alt.Axis(format=",d", tickCount=8)))
-    band = base.mark_area(opacity=0.18).encode(
-        color=alt.Color("method:N", scale=colours(methods)), y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q"
-    )
+    band = base.mark_area(opacity=0.18).encode(color=colour, y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=f"difference in {unit}", scale=scale, axis=axis),
-        color=alt.Color("method:N", scale=colours(methods)),
-        strokeDash=alt.StrokeDash("method:N", scale=dashes(methods)),
+        color=colour,
+        strokeDash=alt.StrokeDash("method:N", scale=dashes(methods), legend=key),
         tooltip=[
             "method:N",
             "versus:N",

@@ -67,7 +67,8 @@ def render(study: Material, cost: Mapping[str, Mapping[str, float]], directory: 
         figures=drawn,
         maps=searched,
         others=list(other_contrasts(verdict)),
-        targets=target_table(verdict),
+        secondary=secondary(verdict),
+        wins=wins(verdict),
         seeds=seed_table(study),
         declaration=list(leaves(study.study)),
         identity=identity(study.study),
@@ -98,11 +99,26 @@ def other_contrasts(verdict: Mapping[str, Any]) -> Iterator[tuple[str, str, list
         yield f"Stopping after {horizon['steps']:,} steps", text, horizon["contrasts"]
 
 
-def target_table(verdict: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]] | None:
-    """Columns and rows of the time to target, whatever columns the verdict has."""
-    rows = verdict.get("time_to_target") or []
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return (columns, [[row.get(key) for key in columns] for row in rows]) if rows else None
+def secondary(verdict: Mapping[str, Any]) -> list[tuple[str, words.Numbers, list[Mapping[str, Any]]]]:
+    """Name, number format and contrasts of every secondary endpoint."""
+    found = verdict.get("secondary") or []
+    return [(one["endpoint"], words.Numbers(one["unit"], 0.0), one["contrasts"]) for one in found]
+
+
+def wins(verdict: Mapping[str, Any]) -> tuple[list[int], list[tuple[str, str, list[float], float]]] | None:
+    """What simulated studies found (`--full`): numbers of trials k; per contrast its chances of winning at each k.
+
+    The last entry of a contrast is the share of the variance that tuning had at the largest k. None without `--full`.
+    """
+    found = verdict.get("study_variance")
+    if not found:
+        return None
+    largest = max(len(pair["wins"]) for pair in found["pairs"])
+    counts = [2**k for k in range(largest.bit_length()) if 2**k < largest] + [largest]
+    rows = [
+        (p["method"], p["versus"], [p["wins"][k - 1] for k in counts], p["tuning_share"][-1]) for p in found["pairs"]
+    ]
+    return counts, rows
 
 
 def seed_table(study: Material) -> tuple[list[str], list[list[Any]]]:

@@ -1,6 +1,7 @@
 """Studies: declare -> plan -> run -> store -> select -> infer -> verdict.
 
-`compare` does all of it, `resume` goes on where one stopped, `load` opens what is stored, `plan` says what one would cost.
+`compare` does all of it, `resume` goes on where one stopped, `load` opens what is stored, `plan` says what one would
+cost.
 """
 
 from ravine.study.api import Comparison, Silent, compare, load, plan, resume

@@ -10,11 +10,12 @@ from typing import Any, Literal, Protocol
 
 import polars as pl
 import torch
+from pydantic import ValidationError
 
-from ravine import report as reports
-from ravine.errors import UserError
-from ravine.fleet.train import Executor
-from ravine.problems import Data, Problem, prepare
+from ravine.errors import UserError, WorkError
+from ravine.fleet.choose import Choice
+from ravine.fleet.train import Executor, Trial, Work
+from ravine.problems import Data, Problem, digest, prepare
 from ravine.problems.checking import check
 from ravine.problems.loading import load as load_problem
 from ravine.study import declare, planning, runner, search, worker
@@ -24,7 +25,7 @@ from ravine.study.engine import Engine, LocalEngine, cores
 from ravine.study.planning import Plan
 from ravine.study.runner import Runner
 from ravine.study.store import Store
-from ravine.study.verdict import Studied, conclude, current_configuration, evaluate_current, study_method
+from ravine.study.verdict import conclude, current_configuration, study_current, study_method
 from ravine.study.worker import Assignment
 
 DEFAULT_METHODS = ("sgd", "momentum", "nesterov", "adam")
@@ -73,7 +74,10 @@ class Comparison:
 
     @property
     def runs(self) -> pl.DataFrame:
-        """Every run, one row each; curves are lists (docs/compare.md names the columns)."""
+        """Every run, one row each; curves are lists (docs/compare.md names the columns).
+
+        Raises WorkError if a stored file is damaged.
+        """
         return runner.all_runs(self._store)
 
     @property
@@ -81,12 +85,14 @@ class Comparison:
         """method -> gradient equivalents and seconds of a step of a run trained alone; empty if not measured."""
         return self._store.read_json("cost.json") if self._store.path("cost.json").exists() else {}
 
-    def report(self, path: Path | None = None) -> Path:
+    def report(self, path: Path | str | None = None) -> Path:
         """Writes the report from what is stored; to `report.html` of the study unless a path is given."""
-        study = self._store.read_json("study.json")
-        aside = (path or self._store.path("report.html")).with_suffix(".writing")
-        reports.write(self.verdict, self.runs, study, self.cost, aside)
-        return aside.replace(path or self._store.path("report.html"))
+        from ravine import report  # here, so that workers need not load what draws charts
+
+        target = self._store.path("report.html") if path is None else Path(path)
+        aside = target.with_name(f".{target.name}.writing")
+        report.write(self.verdict, self.runs, self._store.read_json("study.json"), self.cost, aside)
+        return aside.replace(target)
 
     @property
     def _store(self) -> Store:
@@ -137,20 +143,19 @@ def compare(
     """Tunes every method alike, runs the winners on fresh seeds and judges each against the baseline.
 
     problem: a built-in name, the path of a problem file, or a `ravine.Problem`. trials: settings tried per method.
-    tuning_seeds, seeds: seeds that choose, and fresh ones that the verdict is about. margin: differences up to it count as
-    equal (0.01 for metrics in [0, 1], log 1.05 for losses). time: seconds that trials, seeds and steps are fitted to. out: the
-    study directory, new; without it, one in `studies/`.
+    tuning_seeds, seeds: seeds that choose, and fresh ones that the verdict is about. margin: differences up to it
+    count as equal (0.01 for metrics in [0, 1], log 1.05 for losses). time: seconds that trials, seeds and steps are
+    fitted to. out: the study directory, new; without it, one in `studies/`.
 
     Raises UserError where the words or the problem are wrong, WorkError where the work fails. What was stored is kept.
     """
     words = _words(
-        problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full, engine,
-        executor, device, workers, study_seed,
+        problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full,
+        engine, executor, device, workers, study_seed,
     )  # fmt: skip
     listener = listener or Silent()
     directory = Path(out) if out is not None else _new_directory(words.problem.name)
-    store = Store.create(directory)
-    with store.locked(), _engine(words) as made:
+    with Store.create(directory) as store, _engine(words) as made:
         declaration, planned = _declare(words, made, time, directory, listener)
         if not listener.confirm(planned):
             raise UserError("nothing was started")
@@ -181,25 +186,43 @@ def plan(
 ) -> Plan:
     """What `compare` with these words would cost and could detect; nothing is stored."""
     words = _words(
-        problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full, engine,
-        executor, device, workers, study_seed,
+        problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full,
+        engine, executor, device, workers, study_seed,
     )  # fmt: skip
     with _engine(words) as made:
         return _declare(words, made, time, Path(out) if out else None, Silent())[1]
 
 
-def resume(directory: Path | str, *, problem: Path | str | Problem | None = None, listener: Listener | None = None) -> Comparison:
+def resume(
+    directory: Path | str, *, problem: Path | str | Problem | None = None, listener: Listener | None = None
+) -> Comparison:
     """Goes on with a study where it stopped. `problem`: where its file lies now, or the object it was made from.
 
-    Raises UserError if the problem is no longer the one that was declared.
+    Raises UserError if the problem is no longer the one that was declared, WorkError where the work fails.
     """
     store = Store.open(Path(directory))
     listener = listener or Silent()
     with store.locked():
-        declaration = Declaration.model_validate(store.read_json("study.json"))
+        declaration = _declared(store)
+        for name, now in declare.versions().items():
+            if now != (then := declaration.versions.get(name)):
+                listener.say(f"this study began with {name} {then} and goes on with {now}: the last bits may differ")
         words = _words_again(declaration, problem)
         with _engine(words) as made:
             return _run(declaration, words, store, made, listener)
+
+
+def _declared(store: Store) -> Declaration:
+    content = store.read_json("study.json")
+    try:
+        return Declaration.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise WorkError(
+            f"{store.path('study.json')} is no declaration that ravine {declare.versions()['ravine']} reads"
+            f" ({where}: {first['msg']}): use the version that wrote it, or start the study anew in another directory"
+        ) from None
 
 
 def load(directory: Path | str) -> Comparison:
@@ -233,6 +256,11 @@ def _words(
         tuple(methods), baseline, trials=trials, tuning_seeds=tuning_seeds, seeds=seeds, margin=margin, steps=steps,
         batch_size=batch_size, study_seed=study_seed, time=time,
     )  # fmt: skip
+    if engine == "ray":
+        raise UserError("this version of ravine has no ray engine: leave --engine out")
+    works_on = _device(device)
+    if not isinstance(given, Problem) and str(given).endswith(".py"):
+        given = Path(given).expanduser().resolve()
     problem = load_problem(given, batch_size=batch_size, steps=steps)
     data = prepare(problem)
     check(problem, data)
@@ -248,7 +276,6 @@ def _words(
         study_seed=study_seed,
         horizons=problem.schedule is None,
     )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return _Words(
         given=given,
         problem=problem,
@@ -260,10 +287,17 @@ def _words(
         current=declare.current_of(problem),
         full=full,
         forced=None if executor == "auto" else executor,
-        device=device,
+        device=works_on,
         engine=engine,
-        workers=workers or (1 if device == "cuda" else cores()),
+        workers=workers or (1 if works_on == "cuda" else cores()),
     )
+
+
+def _device(wanted: str | None) -> str:
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise UserError("device cuda: torch sees no GPU here; leave --device out, or give --device cpu")
+    return wanted or ("cuda" if found else "cpu")
 
 
 def _words_again(declaration: Declaration, problem: Path | str | Problem | None) -> _Words:
@@ -273,11 +307,14 @@ def _words_again(declaration: Declaration, problem: Path | str | Problem | None)
         given: str | Path | Problem = source.name
     elif source.kind == "object":
         if not isinstance(problem, Problem):
-            raise UserError("this study is about a Problem that a program made: resume it there, with ravine.resume(dir, problem=...)")
+            raise UserError(
+                "this study is about a Problem that a program made: resume it there, with ravine.resume(directory,"
+                " problem=...)"
+            )
         given = problem
     else:
         assert source.path is not None
-        path = Path(source.path if problem is None or isinstance(problem, Problem) else problem)
+        path = Path(source.path if problem is None or isinstance(problem, Problem) else problem).expanduser().resolve()
         if not path.is_file():
             raise UserError(f"the problem file {path} is gone: say where it lies now with --problem FILE")
         if declare.file_digest(path) != source.sha256:
@@ -288,8 +325,11 @@ def _words_again(declaration: Declaration, problem: Path | str | Problem | None)
         given = path
     loaded = load_problem(given, batch_size=declaration.batch_size, steps=declaration.steps)
     data = prepare(loaded)
-    if declare.digest(data) != source.data_sha256:
-        raise UserError(f"the data of problem '{loaded.name}' changed since the study began: bring the old ones back, or start anew")
+    if digest(data) != source.data_sha256:
+        raise UserError(
+            f"the data of problem '{loaded.name}' changed since the study began: bring the old ones back, or start a"
+            " new study"
+        )
     return _Words(
         given=given,
         problem=loaded,
@@ -301,7 +341,7 @@ def _words_again(declaration: Declaration, problem: Path | str | Problem | None)
         current=declaration.current,
         full=declaration.full,
         forced=declaration.execution.executor,
-        device=declaration.execution.device,
+        device=_device(declaration.execution.device),
         engine=declaration.execution.engine,
         workers=min(declaration.execution.workers, cores()),
     )
@@ -323,7 +363,7 @@ def _engine(words: _Words) -> Iterator[Engine]:
         device=words.device,
         threads=1,
         progress="",
-        data_sha256=declare.digest(words.data),
+        data_sha256=digest(words.data),
     )
     with LocalEngine(assignment, words.workers) as made:
         yield made
@@ -335,7 +375,7 @@ def _declare(
     """Chooses the executor, fits the study to the time given, and fixes everything."""
     listener.phase("measuring")
     choice = engine.choose(words.forced)
-    spent = min((s for s in choice.seconds.values()), default=1e-3)
+    spent = choice.seconds["single" if choice.executor == "single" else f"stacked x {choice.size}"]
     notes = [f"runs train {choice.executor}: {choice.reason}"]
     settings, current = words.settings, words.current is not None
     if time is not None:
@@ -357,6 +397,7 @@ def _declare(
         tuning_seeds=settings.tuning_seeds,
         seeds=settings.seeds,
         endpoint=words.endpoint,
+        secondary=declare.secondary_of(words.problem, words.endpoint),
         study_seed=settings.study_seed,
         horizons=settings.horizons,
         full=words.full,
@@ -368,14 +409,14 @@ def _declare(
         machine=declare.machine(words.device),
     )
     runs, steps = planning.count(words.methods, settings, current)
-    rates = [{**runner.full_hyper(_momentum_run(rate))} for rate in PILOT_RATES]
-    pilot = engine.ask(worker.pilot, "momentum", rates, PILOT_SEEDS, min(PILOT_STEPS, settings.steps))
+    names = ("loss", *words.problem.metrics)
+    pilot = _pilot(engine, choice, min(PILOT_STEPS, settings.steps))
     planned = Plan(
         runs=runs,
         steps=steps,
         hours=planning.seconds(steps, spent, engine.workers) / 3600,
         disk_bytes=runs * planning.BYTES_PER_RUN,
-        detectable=planning.power_of(pilot, settings, words.endpoint.margin, ("loss", *words.problem.metrics)),
+        detectable=planning.power_of(pilot, settings, words.endpoint.margin, names),
         unit=words.endpoint.unit,
         executor=choice.executor,
         directory=directory,
@@ -383,38 +424,47 @@ def _declare(
     return declaration, planning.describe(planned, settings, words.methods, engine.workers, notes)
 
 
-def _momentum_run(lr: float) -> search.Run:
-    return search.Run("momentum", (("lr", lr), ("momentum", 0.9)), 0, 1)
+def _pilot(engine: Engine, choice: Choice, steps: int) -> list[list[list[float]]]:
+    """Validation values after a few steps, (rates, seeds, 1 + metrics): how much they spread over seeds."""
+    executor: Executor = "single" if choice.executor == "single" else "stacked"
+    works = []
+    for rate in PILOT_RATES:
+        hyper = runner.full_hyper(search.Run("momentum", (("lr", rate), ("momentum", 0.9)), 0, steps))
+        trials = tuple(Trial(seed, hyper) for seed in range(PILOT_SEEDS))
+        works.append((f"{rate:g}", Work("momentum", trials, steps, False, executor)))
+    trained = dict(engine.train(works, None, lambda steps: None))
+    return [[record.validation[-1] for record in trained[name].records] for name, _ in works]
 
 
 def _run(declaration: Declaration, words: _Words, store: Store, engine: Engine, listener: Listener) -> Comparison:
     """Everything after the declaration; the same for a new study and a resumed one."""
     if declaration.source.path is not None:
-        store.write("problem.py.txt", Path(str(words.given)).read_bytes())
+        store.write("problem.py.txt", Path(str(words.given)).read_bytes())  # a record, never read as code
     settings = declaration.settings
     _, total = planning.count(declaration.methods, settings, declaration.current is not None)
     names = ("loss", *words.problem.metrics)
     run = Runner(declaration, names, store, engine, listener, total)
-    searched = search.drive([study_method(name, settings) for name in declaration.methods], run)
-    studied: dict[str, Studied] = dict(zip(declaration.methods, searched, strict=True))
+    searched = search.drive([study_method(name, settings, declaration.full) for name in declaration.methods], run)
+    tuned = dict(zip(declaration.methods, searched, strict=True))
     own = current_configuration(declaration)
-    current = None if own is None else search.drive([evaluate_current(own, settings)], run)[0]
+    if own is not None:
+        search.drive([study_current(own, settings)], run)
     listener.phase("inference")
     said = declare.caveats(declaration, words.data.caveats)
-    store.write_json("verdict.json", conclude(declaration, studied, current, said))
+    store.write_json("verdict.json", conclude(declaration, tuned, run.results, said))
     if not store.path("cost.json").exists():
-        store.write_json("cost.json", _cost(studied, engine))
+        store.write_json("cost.json", _cost(tuned, engine))
     listener.phase("report")
     comparison = Comparison(store.directory)
     comparison.report()
     return comparison
 
 
-def _cost(studied: Mapping[str, Studied], engine: Engine) -> dict[str, dict[str, float]]:
+def _cost(tuned: Mapping[str, search.Tuned], engine: Engine) -> dict[str, dict[str, float]]:
     """Per method: gradient equivalents of a step, and seconds of a step of one run trained alone, measured apart."""
     found = {}
-    for name, one in studied.items():
-        winner = one.tuned.finalists[0]
+    for name, one in tuned.items():
+        winner = one.finalists[0]
         hyper = runner.full_hyper(search.Run(winner.method, winner.hyper, 0, 1))
         rule = registry.get(winner.method).rule
         found[name] = {
@@ -422,4 +472,3 @@ def _cost(studied: Mapping[str, Studied], engine: Engine) -> dict[str, dict[str,
             "seconds_per_step": engine.ask(worker.step_seconds, rule, hyper),
         }
     return found
-

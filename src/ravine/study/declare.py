@@ -1,8 +1,7 @@
-"""The declaration of a study: everything that its result depends on, fixed before the first training step (`study.json`)."""
+"""The declaration of a study, `study.json`: everything that its result depends on, fixed before the first step."""
 
 import hashlib
 import math
-import os
 import platform
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -13,14 +12,25 @@ import psutil
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ravine import rules
+from ravine import __version__, rules
 from ravine.errors import UserError
 from ravine.fleet.choose import Choice
 from ravine.fleet.train import DIVERGED, PATIENCE, Executor, evaluation_steps
 from ravine.problems import Data, Problem, digest
 from ravine.study import methods as registry
+from ravine.study.engine import cores
 from ravine.study.search import Settings
 
+LEAST = {
+    "trials": 1,
+    "tuning_seeds": 1,
+    "seeds": 2,
+    "steps": 1,
+    "batch_size": 1,
+    "margin": 0,
+    "study_seed": 0,
+    "time": 1,
+}
 METRIC_MARGIN = 0.01
 LOSS_MARGIN = math.log(1.05)
 
@@ -42,13 +52,21 @@ class Source(Frozen):
 
 
 class Endpoint(Frozen):
-    """What decides: a metric in its own unit, or the loss as the logarithm of a ratio. `worst`: what divergence scores."""
+    """What decides: a metric in its unit, or the loss as the logarithm of a ratio. `worst`: what divergence scores."""
 
     name: str
     higher_is_better: bool
     worst: float | None
     unit: str
     margin: float = Field(ge=0)
+
+
+class Secondary(Frozen):
+    """A further endpoint: differences and intervals, but no verdict."""
+
+    name: str
+    higher_is_better: bool
+    worst: float | None
 
 
 class Held(Frozen):
@@ -88,6 +106,7 @@ class Declaration(Frozen):
     tuning_seeds: int = Field(ge=1)
     seeds: int = Field(ge=2)
     endpoint: Endpoint
+    secondary: tuple[Secondary, ...]
     alpha: float = 0.05
     study_seed: int = Field(ge=0)
     horizons: bool
@@ -113,6 +132,7 @@ class Declaration(Frozen):
             worst=self.endpoint.worst,
             study_seed=self.study_seed,
             horizons=self.horizons,
+            secondary=tuple((one.name, one.higher_is_better, one.worst) for one in self.secondary),
         )
 
     @property
@@ -135,10 +155,9 @@ def check_words(methods: tuple[str, ...], baseline: str, **counts: float | None)
         raise UserError(f"a method is named twice in {', '.join(methods)}; name each once")
     if len({*methods, baseline}) < 2:
         raise UserError(f"there is nothing to compare {baseline} with: name at least one other method")
-    least = {"trials": 1, "tuning_seeds": 1, "seeds": 2, "steps": 1, "batch_size": 1, "margin": 0, "study_seed": 0, "time": 1}
     for name, value in counts.items():
-        if value is not None and not (value >= least[name] and math.isfinite(value)):
-            raise UserError(f"{name.replace('_', ' ')} must be at least {least[name]}, not {value}")
+        if value is not None and not (value >= LEAST[name] and math.isfinite(value)):
+            raise UserError(f"{name.replace('_', ' ')} is {value}: give at least {LEAST[name]}")
     return methods if baseline in methods else (baseline, *methods)
 
 
@@ -160,6 +179,16 @@ def endpoint_of(problem: Problem, name: str | None, margin: float | None) -> End
     return Endpoint(name=name, higher_is_better=metric.higher_is_better, worst=metric.worst, unit=name, margin=given)
 
 
+def secondary_of(problem: Problem, primary: Endpoint) -> tuple[Secondary, ...]:
+    """The problem's other metrics, and its loss."""
+    metrics = {
+        name: Secondary(name=name, higher_is_better=m.higher_is_better, worst=m.worst)
+        for name, m in problem.metrics.items()
+    }
+    every = {**metrics, "loss": Secondary(name="loss", higher_is_better=False, worst=None)}
+    return tuple(one for name, one in every.items() if name != primary.name)
+
+
 def current_of(problem: Problem) -> dict[str, str | float] | None:
     """What the user runs now, checked against the hyper-parameters of its method."""
     if problem.current is None:
@@ -174,6 +203,8 @@ def current_of(problem: Problem) -> dict[str, str | float] | None:
             near = get_close_matches(name, known, n=1)
             mend = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
             raise UserError(f"problem '{problem.name}': current= gives {method.name} a {name!r}: {mend}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"problem '{problem.name}': current= gives {name} the value {value!r}: give a number")
         known[name].check(name, float(value))
         checked[name] = float(value)
     if "lr" not in checked:
@@ -242,7 +273,11 @@ def caveats(declaration: Declaration, data_caveats: tuple[str, ...]) -> list[str
 
 def versions() -> dict[str, str]:
     """Of everything that may change a number."""
-    return {"python": platform.python_version(), **{name: version(name) for name in ("ravine", "torch", "numpy", "scipy", "polars")}}
+    return {
+        "python": platform.python_version(),
+        "ravine": __version__,
+        **{name: version(name) for name in ("torch", "numpy", "scipy", "polars")},
+    }
 
 
 def machine(device: str) -> dict[str, str | float]:
@@ -251,7 +286,7 @@ def machine(device: str) -> dict[str, str | float]:
     about: dict[str, str | float] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        "cores": float(cores()),
         "memory_gib": round(memory, 1),
     }
     if device == "cuda":

@@ -23,13 +23,16 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 PLACES = 4096  # chunks whose progress can be told apart at a time
 
-# glibc gives every large temporary back to the system and faults it in again; kept, a stacked step is up to 1.8x faster.
-# One thread a worker: two threads on tiny operations are unstable when anything else runs.
 ENVIRONMENT = {
+    # glibc gives every large temporary back to the system and faults it in again; kept, a stacked step is up to 1.8x
+    # faster.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    # Two threads on tiny operations are unstable when anything else runs.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    # Chunks differ in size and freed memory is kept, so growth is no leak for which loky should replace a worker.
+    "LOKY_MAX_MEMORY_LEAK_SIZE": str(2**50),
 }
 
 
@@ -40,10 +43,9 @@ class Engine(Protocol):
 
     def choose(self, forced: Executor | None) -> Choice: ...
     def train(
-        self, works: Sequence[tuple[str, Work]], checkpoints: Path, tick: Callable[[int], None]
+        self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]
     ) -> Iterator[tuple[str, Trained]]: ...
     def ask(self, function: Callable[..., T], *arguments: object) -> T: ...
-    def close(self, *, kill: bool = False) -> None: ...
 
 
 def cores() -> int:
@@ -62,44 +64,50 @@ class LocalEngine:
         self._pool = ProcessPoolExecutor(
             max_workers=workers,
             env=ENVIRONMENT,
-            initializer=_start,
+            initializer=worker.start,
             initargs=(replace(assignment, progress=str(path)), os.getpid()),
         )
 
     def __enter__(self) -> "LocalEngine":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close(kill=error is not None)
-
-    def close(self, *, kill: bool = False) -> None:
-        """Ends the workers; with `kill` at once."""
-        self._pool.shutdown(wait=True, kill_workers=kill)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the workers, after an error at once."""
+        self._pool.shutdown(wait=True, kill_workers=error is not None)
         self._progress_directory.cleanup()
 
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
         """What a function of `ravine.study.worker` returns in some worker."""
-        return _result(self._pool.submit(_call, function, arguments))
+        future: Future[T] = self._pool.submit(function, *arguments)
+        return _result(future)
 
     def choose(self, forced: Executor | None) -> Choice:
         """The executor for this study, measured in all workers at once, as they will work."""
         free = psutil.virtual_memory().available / self.workers
-        futures = [self._pool.submit(_call, worker.choose_executor, (free, forced)) for _ in range(self.workers)]
+        futures: list[Future[Choice]] = [
+            self._pool.submit(worker.choose_executor, free, forced) for _ in range(self.workers)
+        ]
         choices = [_result(future) for future in futures]
         return sorted(choices, key=lambda choice: choice.size)[(len(choices) - 1) // 2]
 
     def train(
-        self, works: Sequence[tuple[str, Work]], checkpoints: Path, tick: Callable[[int], None]
+        self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]
     ) -> Iterator[tuple[str, Trained]]:
-        """Trains named works, the costliest first, and yields each as it is done; `tick` hears the run-steps under way."""
-        order = sorted(range(len(works)), key=lambda k: -works[k][1].steps * len(works[k][1].trials))
+        """Trains named works, the costliest first, and yields each as it is done.
+
+        `checkpoints`: where long works save their state under their names; `tick` hears the run-steps under way.
+        """
         self._progress[:] = 0
-        pending: dict[Future[Trained], int] = {
-            self._pool.submit(_call, worker.train_chunk, (k, works[k][1], str(checkpoints / works[k][0]))): k for k in order
-        }
+        pending: dict[Future[Trained], int] = {}
+        for number in sorted(range(len(works)), key=lambda k: -works[k][1].steps * len(works[k][1].trials)):
+            name, work = works[number]
+            checkpoint = None if checkpoints is None else checkpoints / f"{name}.fleet"
+            pending[self._pool.submit(worker.train_chunk, number, work, checkpoint)] = number
         while pending:
             done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=lambda future: future.exception() is not None):  # what is done, is kept
                 number = pending.pop(future)
                 trained = _result(future)
                 self._progress[number % PLACES] = 0
@@ -107,29 +115,11 @@ class LocalEngine:
             tick(int(self._progress.sum()))
 
 
-_failure: BaseException | None = None
-
-
-def _start(assignment: Assignment, parent: int) -> None:
-    """A pool breaks if an initializer raises, and loses the reason: keep it, and tell it to who asks."""
-    global _failure
-    try:
-        worker.start(assignment, parent)
-    except Exception as error:  # handed to the study, which raises it
-        _failure = error
-
-
-def _call(function: Callable[..., T], arguments: tuple[object, ...]) -> T:
-    if _failure is not None:
-        raise _failure
-    return function(*arguments)
-
-
 def _result(future: "Future[T]") -> T:
     try:
         return future.result()
     except TerminatedWorkerError:
         raise WorkError(
-            "a worker process was ended from outside, perhaps for lack of memory: what was stored is kept; "
-            "free some memory, or start with fewer --workers, and go on with `ravine resume`"
+            "a worker process was ended from outside, perhaps for lack of memory: free some memory, then go on with"
+            " `ravine resume` (what was stored is kept), or start anew with fewer --workers"
         ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ravine.errors import UserError
 from ravine.study import methods as registry
 from ravine.study.power import detectable
 from ravine.study.search import SCREENING_SEEDS, Settings
@@ -21,7 +22,7 @@ FINALISTS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a study and its power. `detectable` is the smallest true difference beyond the margin found with 80 % power."""
+    """The cost of a study, and the smallest true difference that it finds with 80 % power (None if that is unknown)."""
 
     runs: int
     steps: int
@@ -61,8 +62,13 @@ def seconds(run_steps: int, per_run_step: float, workers: int) -> float:
     return STARTING_SECONDS + run_steps * per_run_step * EVALUATION_SHARE / workers
 
 
-def fit(methods: Sequence[str], settings: Settings, current: bool, per_run_step: float, workers: int, time: float) -> Settings:
-    """Settings that fit into `time` seconds: fewer trials first, then fewer seeds, then fewer steps; verdicts stay possible."""
+def fit(
+    methods: Sequence[str], settings: Settings, current: bool, per_run_step: float, workers: int, time: float
+) -> Settings:
+    """Settings that fit into `time` seconds: fewer trials first, then fewer seeds, then fewer steps.
+
+    Each stops at a number that leaves verdicts possible; raises UserError if even these take longer.
+    """
 
     def fits(candidate: Settings) -> bool:
         return seconds(count(methods, candidate, current)[1], per_run_step, workers) <= time
@@ -72,19 +78,27 @@ def fit(methods: Sequence[str], settings: Settings, current: bool, per_run_step:
         while not fits(settings) and value > least:
             value = max(least, math.floor(0.9 * value))
             settings = replace(settings, **{name: value})  # type: ignore[arg-type]
+    if not fits(settings):
+        needed = seconds(count(methods, settings, current)[1], per_run_step, workers)
+        raise UserError(f"the smallest study takes about {needed:.0f} seconds, not {time:g}: give more --time")
     return settings
 
 
-def power_of(values: Sequence[Sequence[Sequence[float]]], settings: Settings, margin: float, names: Sequence[str]) -> float | None:
-    """The detectable difference, guessed from the spread over seeds after a few steps of a pilot (settings, seeds, metrics)."""
-    pilot = np.array([[v for v in runs if v] for runs in values], dtype=float)
+def power_of(
+    values: Sequence[Sequence[Sequence[float]]], settings: Settings, margin: float, names: Sequence[str]
+) -> float | None:
+    """The detectable difference, guessed from the spread over seeds after a few steps of a pilot.
+
+    values: (settings, seeds, metrics), metrics in the order of `names`, the loss first.
+    """
+    pilot = np.array(values, dtype=float)
     losses = pilot[:, :, 0].mean(axis=1)
     if not np.isfinite(losses).any():
         return None
     best = pilot[int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))][:, names.index(settings.endpoint)]
+    if not np.isfinite(best).all() or (settings.endpoint == "loss" and not (best > 0).all()):
+        return None
     if settings.endpoint == "loss":
-        if not (best > 0).all():
-            return None
         best = np.log(best)
     return float(detectable(settings.seeds, math.sqrt(2) * float(best.std(ddof=1)), margin))
 
@@ -93,14 +107,14 @@ def describe(plan: Plan, settings: Settings, methods: Sequence[str], workers: in
     """The plan with the lines that a person reads."""
     about = "about " + (f"{plan.hours * 60:.1f} minutes" if plan.hours < 1 else f"{plan.hours:.1f} hours")
     lines = [
-        f"{len(methods)} methods ({', '.join(methods)}), {settings.trials} trials x {settings.tuning_seeds} tuning seeds each,"
-        f" {FINALISTS} finalists x {settings.seeds} evaluation seeds, {settings.steps} steps",
+        f"{len(methods)} methods ({', '.join(methods)}), {settings.trials} trials x {settings.tuning_seeds} tuning"
+        f" seeds each, {FINALISTS} finalists x {settings.seeds} evaluation seeds, {settings.steps} steps",
         f"{plan.runs:,} runs, {plan.steps:,} run-steps, {about} on {workers} workers ({plan.executor}),"
         f" {plan.disk_bytes / 1e6:.0f} MB on disk",
     ]
     if plan.detectable is not None:
         lines.append(
-            f"can detect a true difference of {plan.detectable:.3g} ({plan.unit}) with 80 % power, if seeds spread as after"
-            " 20 steps"
+            f"can detect a true difference of {plan.detectable:.3g} ({plan.unit}) with 80 % power, if seeds spread as"
+            " after 20 steps"
         )
     return replace(plan, lines=[*lines, *notes])

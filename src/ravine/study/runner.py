@@ -1,24 +1,27 @@
-"""Runs the requests of a study: what is stored is not trained again, the rest is cut into chunks and trained by the engine.
+"""Runs the requests of a study: they are cut into chunks, and those that are not stored yet are trained by the engine.
 
-What a chunk holds depends on the declaration and on earlier rounds alone, not on what happens to be stored: so a study that
-was killed and resumed trains the same chunks as an unbroken one, and ends with the same bits.
+What a chunk holds depends on the declaration and on earlier rounds alone, not on what happens to be stored: so a study
+that was killed and resumed trains the same chunks as an unbroken one, and ends with the same bits.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from ravine import rules
+from ravine.errors import WorkError
 from ravine.fleet.train import Trial, Work, checkpoint_files
 from ravine.study import methods as registry
 from ravine.study.declare import Declaration
 from ravine.study.engine import Engine
-from ravine.study.search import Floats, Request, Result, Run
+from ravine.study.search import Request, Result, Run
+from ravine.study.space import Floats
 from ravine.study.store import Store, frame_of
 
 
@@ -43,7 +46,7 @@ class Curves:
 
 
 def full_hyper(run: Run) -> dict[str, float]:
-    """Every hyper-parameter of the rule of a run: the rule's defaults, what the method holds fixed, what the run says."""
+    """Every hyper-parameter of a run's rule: the rule's defaults, what the method holds fixed, what the run says."""
     method = registry.get(run.method)
     defaults = {name: one.default for name, one in rules.get(method.rule).hyper.items() if one.default is not None}
     return {**defaults, **method.fixed, **dict(run.hyper)}
@@ -63,64 +66,108 @@ def curves_of(row: Mapping[str, Any], names: Sequence[str]) -> Curves:
     )
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Runs of one method and length that are trained together and stored in one file."""
+
+    name: str
+    phase: str
+    runs: tuple[Run, ...]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Who ran: the columns of the file that are known before the training."""
+        return [
+            {"method": run.method, "phase": self.phase, "seed": run.seed, "steps": run.steps, **full_hyper(run)}
+            for run in self.runs
+        ]
+
+    def is_in(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
+        """Whether a stored file holds these runs and the curves of these metrics."""
+        rows = self.rows
+        needed = {*rows[0], *(f"{split}_{name}" for split in ("validation", "test") for name in names)}
+        return needed <= set(frame.columns) and frame.select(*rows[0]).rows() == [tuple(row.values()) for row in rows]
+
+
 class Runner:
     """Answers requests round by round."""
 
     def __init__(
-        self, declaration: Declaration, names: Sequence[str], store: Store, engine: Engine, listener: Listener, total_steps: int
+        self,
+        declaration: Declaration,
+        names: Sequence[str],
+        store: Store,
+        engine: Engine,
+        listener: Listener,
+        total_steps: int,
     ) -> None:
         self._declaration, self._names, self._store = declaration, names, store
         self._engine, self._listener = engine, listener
-        self._stored = store.chunks(listener.say)
-        self._results: dict[Run, Result] = {}
+        self._stored = store.chunks(self._set_aside)
+        self.results: dict[Run, Result] = {}  # of all rounds so far
         self._round = 0
         self._total_steps, self._done_steps, self._runs_done, self._runs = total_steps, 0, 0, 0
 
     def __call__(self, requests: Sequence[Request]) -> dict[Run, Result]:
         """The results of all runs in the requests of a round."""
-        chunks = dict(self._chunks(requests))
+        chunks = {chunk.name: chunk for chunk in self._chunks(requests)}
         self._round += 1
-        phases = ", ".join(dict.fromkeys(request.phase for request in requests))
-        runs = sum(map(len, chunks.values()))
-        if phases.startswith("extension"):
-            steps = sum(run.steps for chunk in chunks.values() for run in chunk)
-            self._listener.say(f"{phases}: a best setting lies at the edge of its range; {runs} runs, {steps:,} steps more")
-            self._total_steps += steps
-        self._listener.phase(phases)
-        self._runs += runs
+        self._announce(requests, chunks.values())
         missing = []
-        for name, members in chunks.items():
-            if name in self._stored:
-                self._take(name, members)
+        for chunk in chunks.values():
+            if chunk.name in self._stored and not chunk.is_in(self._stored[chunk.name], self._names):
+                self._set_aside(self._store.chunk_path(chunk.name))
+                del self._stored[chunk.name]
+            if chunk.name in self._stored:
+                self._take(chunk)
             else:
-                missing.append((name, self._work(members)))
+                missing.append((chunk.name, self._work(chunk.runs)))
         self._tick(0)
         for name, trained in self._engine.train(missing, self._store.checkpoints, self._tick):
-            members = chunks[name]
-            rows = [_identity(run, name) for run in members]
-            frame = frame_of(rows, trained.records, self._names, trained.seconds, name)
+            chunk = chunks[name]
+            frame = frame_of(chunk.rows, trained.records, self._names, trained.seconds, name)
             self._store.write_chunk(name, frame)
-            for path in checkpoint_files(self._store.checkpoints / name):
-                path.unlink(missing_ok=True)
             self._stored[name] = frame
-            self._take(name, members)
-        return {run: self._results[run] for request in requests for run in request.runs}
+            self._take(chunk)
+        return {run: self.results[run] for request in requests for run in request.runs}
+
+    def _announce(self, requests: Sequence[Request], chunks: Collection[Chunk]) -> None:
+        """Says which phases begin, and what an extension round costs beyond the plan."""
+        extra = [run for chunk in chunks if chunk.phase.startswith("extension") for run in chunk.runs]
+        if extra:
+            steps = sum(run.steps for run in extra)
+            self._total_steps += steps
+            self._listener.say(
+                f"a best setting lies at the edge of its range ({', '.join(sorted({run.method for run in extra}))}):"
+                f" {len(extra)} more runs beyond it, {steps:,} run-steps"
+            )
+        self._listener.phase(", ".join(dict.fromkeys(request.phase for request in requests)))
+        self._runs += sum(len(chunk.runs) for chunk in chunks)
+
+    def _set_aside(self, path: Path) -> None:
+        aside = self._store.set_aside(path)
+        self._listener.say(
+            f"{path.name} is damaged or of another study: it was set aside as {aside.name}, and its runs are trained"
+            " again"
+        )
 
     def _tick(self, under_way: int) -> None:
         self._listener.progress(self._done_steps + under_way, self._total_steps, self._runs_done, self._runs)
 
-    def _take(self, name: str, members: Sequence[Run]) -> None:
-        for run, row in zip(members, self._stored[name].iter_rows(named=True), strict=True):
-            self._results[run] = curves_of(row, self._names)
-        self._runs_done += len(members)
-        self._done_steps += sum(run.steps for run in members)
+    def _take(self, chunk: Chunk) -> None:
+        for path in checkpoint_files(self._store.checkpoints / chunk.name):
+            path.unlink(missing_ok=True)
+        for run, row in zip(chunk.runs, self._stored[chunk.name].iter_rows(named=True), strict=True):
+            self.results[run] = curves_of(row, self._names)
+        self._runs_done += len(chunk.runs)
+        self._done_steps += sum(run.steps for run in chunk.runs)
 
-    def _chunks(self, requests: Sequence[Request]) -> Iterator[tuple[str, list[Run]]]:
-        """The runs of a round that no earlier round trained, cut into chunks of one method and length, with their names."""
+    def _chunks(self, requests: Sequence[Request]) -> Iterator[Chunk]:
+        """The runs of a round that no earlier round trained, cut into chunks."""
         phases: dict[Run, str] = {}
         for request in requests:
             for run in request.runs:
-                if run not in self._results:
+                if run not in self.results:
                     phases.setdefault(run, request.phase)
         groups: dict[tuple[str, str, int, bool], list[Run]] = {}
         for run, phase in phases.items():
@@ -128,7 +175,7 @@ class Runner:
         execution = self._declaration.execution
         for (phase, method, steps, _), runs in groups.items():
             for part, members in enumerate(split(runs, execution.size, execution.workers)):
-                yield f"{self._round:02d}-{phase}-{method}-{steps}-{part:03d}", members
+                yield Chunk(f"{self._round:02d}-{phase}-{method}-{steps}-{part:03d}", phase, tuple(members))
 
     def _work(self, members: Sequence[Run]) -> Work:
         first = members[0]
@@ -141,8 +188,8 @@ class Runner:
         )
 
 
-def split(runs: list[Run], size: int, workers: int) -> list[list[Run]]:
-    """Chunks of nearly equal length, at most `size`, a multiple of `workers` of them where that leaves at least 8 in each."""
+def split(runs: Sequence[Run], size: int, workers: int) -> list[Sequence[Run]]:
+    """Chunks of nearly equal length, at most `size`; as many for every worker, where each can have 8 runs or more."""
     count = math.ceil(len(runs) / size)
     if len(runs) >= 8 * workers:
         count = workers * math.ceil(count / workers)
@@ -150,13 +197,11 @@ def split(runs: list[Run], size: int, workers: int) -> list[list[Run]]:
     return [runs[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _identity(run: Run, chunk: str) -> dict[str, Any]:
-    phase = chunk.split("-", 1)[1].split(f"-{run.method}-{run.steps}-")[0]
-    return {"method": run.method, "phase": phase, "seed": run.seed, "steps": run.steps, **full_hyper(run)}
-
-
 def all_runs(store: Store) -> pl.DataFrame:
-    """Every stored run, one row each."""
-    chunks = store.chunks()
-    return pl.concat([chunks[name] for name in sorted(chunks)], how="diagonal_relaxed") if chunks else pl.DataFrame()
+    """Every stored run, one row each. Raises WorkError if a file is damaged."""
 
+    def refuse(path: Path) -> None:
+        raise WorkError(f"{path} is damaged: `ravine resume {store.directory}` sets it aside and trains its runs again")
+
+    chunks = store.chunks(refuse)
+    return pl.concat([chunks[name] for name in sorted(chunks)], how="diagonal_relaxed") if chunks else pl.DataFrame()

@@ -7,7 +7,7 @@ alone: adding a method to a study changes nothing for the others.
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Protocol, TypeAlias, TypeVar
@@ -93,7 +93,8 @@ class Settings:
     endpoint: "loss" or the name of a metric, on validation data while tuning; worst: what a diverged run scores, in the
     metric's unit (None for a loss: 3 times the loss at initialization); copy: number of an independent repetition of
     the search (other points, other tuning and screening seeds, the same evaluation seeds); horizons: also find the best
-    settings at T/4 and T/2 steps, which needs a constant learning rate.
+    settings at T/4 and T/2 steps, which needs a constant learning rate; secondary: further endpoints (name, higher is
+    better, worst), each with a best setting of its own.
     """
 
     trials: int
@@ -106,6 +107,7 @@ class Settings:
     study_seed: int
     copy: int = 0
     horizons: bool = True
+    secondary: tuple[tuple[str, bool, float | None], ...] = ()
 
     def __post_init__(self) -> None:
         if self.tuning_seeds > SCREENING_FROM:
@@ -128,6 +130,11 @@ class Settings:
     def evaluation(self) -> range:
         """Seeds that the verdict is about, the same for every method and copy."""
         return range(EVALUATION_FROM, EVALUATION_FROM + self.seeds)
+
+    def judged_by(self, secondary: tuple[str, bool, float | None]) -> "Settings":
+        """The same settings with a secondary endpoint in the place of the primary one."""
+        name, higher_is_better, worst = secondary
+        return replace(self, endpoint=name, higher_is_better=higher_is_better, worst=worst, secondary=())
 
     @property
     def horizon_steps(self) -> tuple[int, ...]:
@@ -172,22 +179,22 @@ class Trial:
 class Tuned:
     """The outcome of a search.
 
-    finalists: up to four configurations, the winner first (one on the face is of the contained method); weights: their
-    chances of winning, sum 1; trials: all that were tried, in order; ranges: (low, high) of every searched
-    hyper-parameter, extensions included; skipped: configurations that lost learning on a screening seed; horizons:
-    (steps, winner at those steps); fixed: the winner of the equal-dimension search; defaults: the untuned setting.
+    finalists: up to four configurations, the winner first (one on the face is of the contained method); trials: all
+    that were tried, in order; ranges: (low, high) of every searched hyper-parameter, extensions included; skipped:
+    configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: finalists
+    of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation values).
     """
 
     method: str
     finalists: tuple[Configuration, ...]
-    weights: tuple[float, ...]
     trials: tuple[Trial, ...]
     ranges: Mapping[str, tuple[float, float]]
     extensions: tuple[Side, ...]
     skipped: tuple[Configuration, ...]
-    horizons: tuple[tuple[int, Configuration], ...]
-    fixed: Configuration
+    horizons: tuple[tuple[int, tuple[Configuration, ...]], ...]
+    fixed: tuple[Configuration, ...]
     defaults: Configuration
+    secondary: tuple[tuple[str, Configuration], ...]
     warnings: tuple[str, ...] = ()
 
     def trial(self, configuration: Configuration) -> Trial:
@@ -324,23 +331,26 @@ def tune(method: Method, settings: Settings) -> Coroutine[Tuned]:
     search.refuse_if_all_diverged()
 
     tried, horizons = list(search.phases), settings.horizon_steps
-    screens = [search.screen(tried, settings.steps, len(CHANCES)), search.screen(fixed, settings.steps, 1)]
-    screens += [search.screen(tried, steps, 1) for steps in horizons]
-    (best, skipped, screening), (equal, _, _), *at_horizons = yield from together(screens)
+    wanted = len(CHANCES)
+    screens = [search.screen(tried, settings.steps, wanted), search.screen(fixed, settings.steps, wanted)]
+    screens += [search.screen(tried, steps, wanted) for steps in horizons]
+    others = [settings.judged_by(other) for other in settings.secondary]
+    screens += [search.judged_by(other).screen(tried, settings.steps, 1) for other in others]
+    (best, skipped, screening), (equal, _, _), *rest = yield from together(screens)
+    at_horizons, by_others = rest[: len(horizons)], rest[len(horizons) :]
 
-    weights = CHANCES[: len(best)]
     trials = search.trials()
     return Tuned(
         method=method.name,
         finalists=tuple(best),
-        weights=tuple(weight / sum(weights) for weight in weights),
         trials=trials,
         ranges=box.ranges,
         extensions=tuple(extensions),
         skipped=tuple(skipped),
-        horizons=tuple((steps, passed[0]) for steps, (passed, _, _) in zip(horizons, at_horizons, strict=True)),
-        fixed=equal[0],
+        horizons=tuple((steps, tuple(passed)) for steps, (passed, _, _) in zip(horizons, at_horizons, strict=True)),
+        fixed=tuple(equal),
         defaults=Configuration(method.name, method.defaults),
+        secondary=tuple((other.endpoint, passed[0]) for other, (passed, _, _) in zip(others, by_others, strict=True)),
         warnings=(*warnings, *screening, *_warnings(method, settings, box, extensions, trials, best[0])),
     )
 
@@ -360,6 +370,12 @@ class _Search:
         self.method, self.settings = method, settings
         self.results: dict[Run, Result] = {}
         self.phases: dict[Configuration, str] = {}  # of the trials, in the order in which they were tried
+
+    def judged_by(self, settings: Settings) -> "_Search":
+        """The same runs, ranked by another endpoint."""
+        other = _Search(self.method, settings)
+        other.results, other.phases = self.results, self.phases
+        return other
 
     def train(
         self, phase: str, configurations: Sequence[Configuration], seeds: Iterable[int], steps: int
@@ -549,38 +565,30 @@ def _warnings(
 
 def evaluate_request(tuned: Tuned, settings: Settings) -> Request:
     """The runs on the evaluation seeds, test data included: finalists, other winners, defaults."""
-    whole = [*tuned.finalists, tuned.fixed, tuned.defaults]
+    whole = [*tuned.finalists, *tuned.fixed, tuned.defaults, *(winner for _, winner in tuned.secondary)]
     wanted = [(configuration, settings.steps) for configuration in whole]
-    wanted += [(configuration, steps) for steps, configuration in tuned.horizons]
+    wanted += [(configuration, steps) for steps, best in tuned.horizons for configuration in best]
     runs = (run for configuration, steps in wanted for run in configuration.runs(settings.evaluation, steps, test=True))
     return Request("evaluate", tuple(dict.fromkeys(runs)))
 
 
-def finalists(tuned: Tuned, settings: Settings, results: Results) -> Finalists:
-    """The test scores of the finalists on the evaluation seeds, at the checkpoints that are best on validation."""
-    return _scores(tuned.finalists, tuned.weights, settings, results, settings.steps, len(tuned.trials))
-
-
-def single(
-    configuration: Configuration, settings: Settings, results: Results, steps: int, trials: int | None = None
-) -> Finalists:
-    """The same for one configuration: the equal-dimension winner, the defaults, a horizon's winner, the user's own."""
-    return _scores((configuration,), (1.0,), settings, results, steps, trials)
-
-
-def _scores(
+def judge(
     configurations: Sequence[Configuration],
-    weights: Sequence[float],
     settings: Settings,
     results: Results,
-    steps: int,
-    trials: int | None,
+    steps: int | None = None,
+    trials: int | None = None,
 ) -> Finalists:
+    """The test scores of finalists, best first, on the evaluation seeds, at the checkpoints that are best on validation.
+
+    trials: how many settings their search tried; None for a setting that was given. steps: their length, T if None.
+    """
+    steps = settings.steps if steps is None else steps
     runs = [configuration.runs(settings.evaluation, steps, test=True) for configuration in configurations]
     outcomes = [[outcome(results[run], settings, steps, test=True) for run in row] for row in runs]
     return Finalists(
         scores=np.array([[o.score for o in row] for row in outcomes]),
-        weights=np.array(weights),
+        weights=np.array(CHANCES[: len(configurations)]),
         diverged=np.array([[o.diverged for o in row] for row in outcomes]),
         trials=trials,
     )
@@ -634,3 +642,34 @@ def drive(coroutines: Sequence[Coroutine[T]], run: Callable[[list[Request]], Res
     except StopIteration as stop:
         returned: list[T] = stop.value
         return returned
+
+
+def full_request(tuned: Tuned, settings: Settings) -> Request:
+    """Every trial on every evaluation seed, with test data (`--full`)."""
+    configurations = [trial.configuration for trial in tuned.trials]
+    runs = (run for one in configurations for run in one.runs(settings.evaluation, settings.steps, test=True))
+    return Request("full", tuple(dict.fromkeys(runs)))
+
+
+def tables(tuned: Tuned, settings: Settings, results: Results) -> tuple[Floats, Floats]:
+    """Validation and test scores of all trials on the evaluation seeds, each (trials, seeds), after `full_request`."""
+    rows = [t.configuration.runs(settings.evaluation, settings.steps, test=True) for t in tuned.trials]
+    kinds = (False, True)
+    validation, test = (
+        np.array([[outcome(results[run], settings, settings.steps, test=kind).score for run in row] for row in rows])
+        for kind in kinds
+    )
+    return validation, test
+
+
+def curves(configuration: Configuration, settings: Settings, results: Results, seeds: Iterable[int], test: bool) -> Floats:
+    """Validation scores at every evaluation, (seeds, evaluations); from a divergence on, the worst score."""
+    runs = configuration.runs(seeds, settings.steps, test)
+    found = []
+    for run in runs:
+        result = results[run]
+        worst = worst_score(settings, result.initial_loss)
+        scores = oriented(result.validation[settings.endpoint], settings, worst)
+        found.append(scores if result.diverged_at is None else np.append(scores[:-1], worst))
+    length = max(map(len, found))
+    return np.array([np.append(scores, np.full(length - len(scores), scores[-1])) for scores in found])

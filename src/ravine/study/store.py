@@ -1,12 +1,13 @@
 """A study directory: what is stored is stored whole or not at all, and is never lost.
 
-`study.json`, `runs/*.parquet` (one immutable file a chunk), `verdict.json`, `report.html`. Every file is written aside, synced
-and renamed. One process at a time: a lock that the system releases however the process ends.
+`study.json`, `runs/*.parquet` (one immutable file a chunk), `verdict.json`, `report.html`. Every file is written aside,
+synced and renamed. One process at a time: a lock that the system releases however the process ends.
 """
 
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +19,6 @@ import polars as pl
 from ravine.errors import UserError, WorkError
 from ravine.fleet.train import Record
 
-LISTS = ("step", "train_loss")
-RESERVED = {"method", "phase", "seed", "steps", "diverged_at", "initial_loss", "final_train_loss", "seconds", "chunk"}
-
 
 class Store:
     """The files of one study."""
@@ -31,14 +29,34 @@ class Store:
         self.checkpoints = directory / "checkpoints"
 
     @classmethod
-    def create(cls, directory: Path) -> "Store":
-        """A new study directory. Raises UserError if it holds a study already."""
-        store = cls(directory)
-        if store.path("study.json").exists():
-            raise UserError(f"{directory} holds a study already: go on with `ravine resume {directory}`, or give another --out")
-        store.runs_directory.mkdir(parents=True, exist_ok=True)
-        store.checkpoints.mkdir(exist_ok=True)
-        return store
+    @contextlib.contextmanager
+    def create(cls, directory: Path) -> Iterator["Store"]:
+        """A new study directory, this process alone writing in it; gone again if no study.json came to be in it.
+
+        Raises UserError if it holds a study already or is no directory, WorkError if another process works on it.
+        """
+        store, made = cls(directory), not directory.exists()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{directory} cannot be a directory, a file is in its way: give another --out") from None
+        with store.locked():
+            study = store.path("study.json")
+            if study.exists():
+                raise UserError(
+                    f"{directory} holds a study already: go on with `ravine resume {directory}`, or give another --out"
+                )
+            try:
+                yield store
+            finally:
+                if made and not study.exists():
+                    store._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # whatever else is in there stays
+            self.path(".lock").unlink()
+            for directory in (self.runs_directory, self.checkpoints, self.directory):
+                directory.rmdir()
 
     @classmethod
     def open(cls, directory: Path) -> "Store":
@@ -64,37 +82,16 @@ class Store:
                 raise WorkError(
                     f"another process works on {self.directory}: wait for it, stop it, or give another --out"
                 ) from None
+            self.runs_directory.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
             yield
 
     def write(self, name: str, content: bytes) -> Path:
         """Stores a file whole: written aside, synced, renamed, the directory synced."""
-
-        def fill(path: Path) -> None:
-            path.write_bytes(content)
-
-        return self._place(self.path(name), fill)
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
-        """Stores JSON with sorted keys; NaN and infinity are refused."""
-        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        return self.write(name, (text + "\n").encode())
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Reads JSON back. Raises WorkError if it is damaged."""
-        try:
-            content: dict[str, Any] = json.loads(self.path(name).read_text())
-        except ValueError as error:
-            raise WorkError(f"{self.path(name)} is damaged ({error}): restore it from a copy, or run the study again") from None
-        return content
-
-    def write_chunk(self, chunk: str, frame: pl.DataFrame) -> None:
-        """Stores the runs of a chunk."""
-        self._place(self.runs_directory / f"{chunk}.parquet", frame.write_parquet)
-
-    def _place(self, path: Path, fill: Callable[[Path], None]) -> Path:
+        path = self.path(name)
         aside = path.with_name(f".{path.name}.writing")
         try:
-            fill(aside)
+            aside.write_bytes(content)
             _sync(aside)
             os.replace(aside, path)
         except BaseException:
@@ -104,19 +101,50 @@ class Store:
         _sync(path.parent)
         return path
 
-    def chunks(self, say: Callable[[str], None] = lambda text: None) -> dict[str, pl.DataFrame]:
-        """All stored chunks by name. A damaged file is set aside under another name and said; its chunk runs again."""
+    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Stores JSON with sorted keys; NaN and infinity are refused."""
+        text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return self.write(name, (text + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Reads JSON back. Raises WorkError if it is damaged."""
+        path = self.path(name)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no object")
+        except ValueError as error:
+            mend = (
+                "put back a copy of it, or start the study anew in another directory"
+                if name == "study.json"
+                else f"delete it, and `ravine resume {self.directory}` makes it again from the stored runs"
+            )
+            raise WorkError(f"{path} is damaged ({error}): {mend}") from None
+        return content
+
+    def write_chunk(self, chunk: str, frame: pl.DataFrame) -> None:
+        """Stores the runs of a chunk."""
+        content = io.BytesIO()
+        frame.write_parquet(content)
+        self.write(str(self.chunk_path(chunk).relative_to(self.directory)), content.getvalue())
+
+    def chunk_path(self, chunk: str) -> Path:
+        """The file of a chunk."""
+        return self.runs_directory / f"{chunk}.parquet"
+
+    def chunks(self, damaged: Callable[[Path], None]) -> dict[str, pl.DataFrame]:
+        """All stored chunks by name; a file that cannot be read is left out and handed to `damaged`."""
         found = {}
         for path in sorted(self.runs_directory.glob("*.parquet")):
             try:
-                found[path.stem] = pl.read_parquet(path)
-            except (pl.exceptions.PolarsError, OSError) as error:
-                if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EIO):
-                    raise
-                aside = path.with_suffix(".parquet.damaged")
-                path.rename(aside)
-                say(f"{path.name} is damaged; it was set aside as {aside.name} and its runs are trained again")
+                found[path.stem] = pl.read_parquet(io.BytesIO(path.read_bytes()))
+            except pl.exceptions.PolarsError:
+                damaged(path)
         return found
+
+    def set_aside(self, path: Path) -> Path:
+        """Renames a stored file that is of no use, so that its name is free; returns its new path."""
+        return path.rename(path.with_name(f"{path.name}.damaged"))
 
 
 def _sync(path: Path) -> None:
@@ -144,20 +172,16 @@ def frame_of(
         columns[f"test_{name}"] = [[values[k] for values in record.test] if tested else None for record in records]
     columns["seconds"] = [seconds / len(records)] * len(records)
     columns["chunk"] = [chunk] * len(records)
-    return pl.DataFrame(columns, schema_overrides=_schema(columns))
+    return pl.DataFrame(columns, schema_overrides={name: _type(name) for name in columns})
 
 
-def _schema(columns: Mapping[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = {}
-    for name in columns:
-        if name in ("method", "phase", "chunk"):
-            schema[name] = pl.String
-        elif name in ("seed", "steps", "diverged_at"):
-            schema[name] = pl.Int64
-        elif name == "step":
-            schema[name] = pl.List(pl.Int64)
-        elif name == "train_loss" or name.startswith(("validation_", "test_")):
-            schema[name] = pl.List(pl.Float64)
-        else:
-            schema[name] = pl.Float64
-    return schema
+def _type(column: str) -> Any:
+    if column in ("method", "phase", "chunk"):
+        return pl.String
+    if column in ("seed", "steps", "diverged_at"):
+        return pl.Int64
+    if column == "step":
+        return pl.List(pl.Int64)
+    if column == "train_loss" or column.startswith(("validation_", "test_")):
+        return pl.List(pl.Float64)
+    return pl.Float64

@@ -1,10 +1,14 @@
-"""What a worker process does: holds one task and trains the chunks that it is handed. Runs in another process than the study."""
+"""What a worker process does: it holds one task and trains the chunks that it is handed.
+
+Runs in another process than the study.
+"""
 
 import os
+import signal
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from ravine.fleet.choose import Choice, choose, seconds_of
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program
 from ravine.fleet.task import Task
-from ravine.fleet.train import Executor, Record, Trial, Work, train
+from ravine.fleet.train import Executor, Record, Work, train
 from ravine.problems import Problem, digest, prepare
 from ravine.problems.loading import load
 
@@ -53,25 +57,20 @@ class Trained:
     seconds: float
 
 
-_task: Task | None = None
-_program: Program | None = None
-_progress: Any = None
+_assignment: Assignment | None = None
 
 
 def start(assignment: Assignment, parent: int) -> None:
-    """Makes this process a worker. It ends with its parent, however that ends."""
-    global _task, _program, _progress
+    """Makes this process a worker: it ends with its parent, however that ends, and leaves ctrl-C to it.
+
+    Nothing here fails: a pool loses what its initializer raises. What may fail, `_ready` does.
+    """
+    global _assignment
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(assignment.threads)
     torch.set_flush_denormal(True)  # a dying velocity must not slow its fleet down
-    given = cloudpickle.loads(assignment.given) if isinstance(assignment.given, bytes) else assignment.given
-    problem = load(given, batch_size=assignment.batch_size, steps=assignment.steps)
-    data = prepare(problem)
-    if assignment.data_sha256 not in (None, digest(data)):
-        raise UserError(f"the data of problem '{problem.name}' differ from load to load: draw them with a fixed seed")
-    _task = Task(problem, data, assignment.study_seed, torch.device(assignment.device))
-    _program = Program(_task)
-    _progress = np.memmap(assignment.progress, dtype=np.int64, mode="r+")
+    _assignment = assignment
 
 
 def _end_with(parent: int) -> None:
@@ -80,42 +79,50 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _ready() -> tuple[Task, Program]:
-    assert _task is not None and _program is not None  # the pool starts every worker with `start`
-    return _task, _program
+@dataclass(frozen=True)
+class _Ready:
+    task: Task
+    program: Program
+    progress: Any
+
+
+@cache
+def _ready() -> _Ready:
+    """The task of this worker, made at its first use. Raises UserError if its data are not those of the study."""
+    assert _assignment is not None  # the pool calls `start` in every worker
+    given = cloudpickle.loads(_assignment.given) if isinstance(_assignment.given, bytes) else _assignment.given
+    problem = load(given, batch_size=_assignment.batch_size, steps=_assignment.steps)
+    data = prepare(problem)
+    if _assignment.data_sha256 not in (None, digest(data)):
+        raise UserError(f"the data of problem '{problem.name}' differ from load to load: draw them with a fixed seed")
+    task = Task(problem, data, _assignment.study_seed, torch.device(_assignment.device))
+    return _Ready(task, Program(task), np.memmap(_assignment.progress, dtype=np.int64, mode="r+"))
 
 
 def choose_executor(free_bytes: float, forced: Executor | None) -> Choice:
-    """The executor that is best in this worker."""
-    task, program = _ready()
-    return choose(task, program, free_bytes, forced)
+    """The executor that is best in this worker, with the seconds of a run-step, measured if the choice needed none."""
+    ready = _ready()
+    choice = choose(ready.task, ready.program, free_bytes, forced)
+    if choice.seconds:
+        return choice
+    alone = Single(ready.task, rules.get("momentum"), 0, {"lr": 1e-3, "momentum": 0.9})
+    return replace(choice, seconds={"single": seconds_of(alone)})
 
 
-def train_chunk(number: int, work: Work, checkpoint: str | None) -> Trained:
+def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
     """Trains a chunk, going on from its checkpoint if there is one."""
-    task, program = _ready()
-    place = number % len(_progress)
-    _progress[place] = 0
+    ready = _ready()
+    place = number % len(ready.progress)
+    ready.progress[place] = 0
 
     def progress(steps: int) -> None:
-        _progress[place] += steps
+        ready.progress[place] += steps
 
     began = time.perf_counter()
-    records = train(task, program, work, Path(checkpoint) if checkpoint else None, progress)
+    records = train(ready.task, ready.program, work, checkpoint, progress)
     return Trained(records, time.perf_counter() - began)
-
-
-def pilot(rule: str, settings: Sequence[dict[str, float]], seeds: int, steps: int) -> list[list[list[float]]]:
-    """Validation values after a few steps, (settings, seeds, 1 + metrics): how much they spread over seeds."""
-    task, program = _ready()
-    trials = tuple(Trial(seed, setting) for setting in settings for seed in range(seeds))
-    executor: Executor = "single" if program.obstacle() else "stacked"
-    records = train(task, program, Work(rule, trials, steps, False, executor))
-    values = [record.validation[-1] for record in records]
-    return [values[k * seeds : (k + 1) * seeds] for k in range(len(settings))]
 
 
 def step_seconds(rule: str, hyper: dict[str, float]) -> float:
     """Seconds of one step of one run trained alone with the drop-in optimizer."""
-    task, _ = _ready()
-    return seconds_of(Single(task, rules.get(rule), 0, hyper))
+    return seconds_of(Single(_ready().task, rules.get(rule), 0, hyper))

@@ -1,0 +1,226 @@
+"""Run-steps per second of the fleet against plain torch loops, side by side in one run on one machine.
+
+    python benchmarks/fleet.py [--rounds 9] [--case NAME] [--out benchmarks/results/fleet.json]
+
+The peer is the best that a user would do by hand: plain loops with torch.optim.SGD(momentum=0.9, fused=True), one
+single-threaded process per core. Both sides train the same runs on the same data and evaluate them on the same validation
+rows after the same steps; both have warm processes; they alternate. The ratio is the median over rounds, its interval
+Student's on the logarithm.
+
+For the dense net also the share that the step reaches of its own limit: the summed times of its matrix products, each at its
+best layout, measured in the same process.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cases import CASES
+from loky.process_executor import ProcessPoolExecutor
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from ravine.fleet import train
+from ravine.fleet.choose import Choice
+from ravine.problems import prepare
+from ravine.study import worker
+from ravine.study.declare import machine, versions
+from ravine.study.engine import LocalEngine, cores
+from ravine.study.worker import Assignment
+
+Row = dict[str, Any]
+SECONDS = 4.0  # that one side of a round should take
+
+
+def plain_runs(case: str, runs: int, steps: int) -> float:
+    """The peer: trains `runs` runs one after the other by hand; returns a loss, so that nothing is optimized away."""
+    torch.set_num_threads(1)
+    problem = CASES[case]()
+    data = prepare(problem)
+    inputs, targets = data.train.tensors
+    validation = data.validation.tensors
+    evaluations = set(train.evaluation_steps(steps))
+    total = 0.0
+    for seed in range(runs):
+        torch.manual_seed(seed)
+        model = problem.model()
+        assert problem.loss is not None
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        order = torch.randperm(len(inputs))
+        place = 0
+        for step in range(1, steps + 1):
+            if place + problem.batch_size > len(inputs):
+                order, place = torch.randperm(len(inputs)), 0
+            rows = order[place : place + problem.batch_size]
+            place += problem.batch_size
+            optimizer.zero_grad()
+            loss = problem.loss(model(inputs[rows]), targets[rows])
+            loss.backward()
+            optimizer.step()
+            if step in evaluations:
+                model.eval()
+                with torch.no_grad():
+                    outputs = model(validation[0])
+                    total += float(problem.loss(outputs, validation[1]))
+                    total += sum(float(metric(outputs, validation[1])) for metric in problem.metrics.values())
+                model.train()
+    return total
+
+
+class Peer:
+    """One single-threaded process per core, in an ordinary environment."""
+
+    def __init__(self, case: str, workers: int) -> None:
+        self._case, self._workers = case, workers
+        self._pool = ProcessPoolExecutor(max_workers=workers, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+
+    def seconds(self, runs: int, steps: int) -> float:
+        """Wall time of `runs` runs in all, shared among the processes."""
+        began = time.perf_counter()
+        shares = [runs // self._workers] * self._workers
+        list(self._pool.map(plain_runs, [self._case] * self._workers, shares, [steps] * self._workers))
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._pool.shutdown()
+
+
+def fleet_seconds(engine: LocalEngine, choice: Choice, runs: int, steps: int, scratch: Path) -> float:
+    """Wall time of `runs` runs in all, in chunks as a study cuts them."""
+    trials = [train.Trial(seed, {"lr": 0.01, "momentum": 0.9}) for seed in range(runs)]
+    count = engine.workers * math.ceil(runs / engine.workers / choice.size)
+    parts = [tuple(part) for part in np.array_split(np.array(trials, dtype=object), count) if len(part)]
+    works = [(f"chunk-{k}", train.Work("momentum", part, steps, False, choice.executor)) for k, part in enumerate(parts)]
+    began = time.perf_counter()
+    for _ in engine.train(works, scratch, lambda steps: None):
+        pass
+    return time.perf_counter() - began
+
+
+def compare(case: str, rounds: int, workers: int, forced: train.Executor | None, scratch: Path) -> Row:
+    """One row of the table."""
+    problem = CASES[case]()
+    steps = problem.steps
+    assignment = Assignment.of(
+        problem, batch_size=problem.batch_size, steps=steps, study_seed=0, device="cpu", threads=1, progress=""
+    )
+    peer = Peer(case, workers)
+    with LocalEngine(assignment, workers) as engine:
+        choice = engine.choose(forced)
+        unit = workers * choice.size  # runs that fill the fleet once
+        fleet_seconds(engine, choice, unit, 10, scratch)
+        speed = unit * steps / fleet_seconds(engine, choice, unit, steps, scratch)
+        peer.seconds(workers, 2)
+        plain_speed = workers * steps / peer.seconds(workers, steps)
+        runs = unit * max(1, round(SECONDS * speed / steps / unit))
+        plain = workers * max(1, round(SECONDS * plain_speed / steps / workers))
+        rates: list[tuple[float, float]] = []
+        for k in range(rounds):
+            sides: list[Callable[[], float]] = [
+                lambda: runs * steps / fleet_seconds(engine, choice, runs, steps, scratch),
+                lambda: plain * steps / peer.seconds(plain, steps),
+            ]
+            first, second = (sides[0](), sides[1]()) if k % 2 == 0 else (sides[1](), sides[0]())[::-1]
+            rates.append((first, second))
+        products = engine.ask(product_seconds, choice.size) if case.startswith("dense") else None
+        alone = engine.ask(step_seconds, choice.size, choice.executor == "compiled") if products else None
+    peer.close()
+    ratios = [a / b for a, b in rates]
+    row: Row = {
+        "case": case,
+        "executor": f"{choice.executor} x {choice.size}",
+        "fleet": statistics.median(a for a, _ in rates),
+        "plain": statistics.median(b for _, b in rates),
+        "ratio": statistics.median(ratios),
+        "interval": interval(ratios),
+        "rounds": rounds,
+        "reason": choice.reason,
+    }
+    if products is not None and alone is not None:
+        row |= {"products_us": 1e6 * products, "step_us": 1e6 * alone, "share": products / alone, "mflop": 2.87}
+    return row
+
+
+def interval(ratios: Sequence[float]) -> list[float]:
+    """Student's 95 % interval of the mean logarithm, as ratios."""
+    logs = np.log(ratios)
+    half = float(stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs)))
+    return [math.exp(float(logs.mean()) - half), math.exp(float(logs.mean()) + half)]
+
+
+def product_seconds(size: int) -> float:
+    """Summed times of the eight matrix products of a step of the dense net, per run, each at its best layout."""
+
+    def best(a: tuple[int, int], b: tuple[int, int]) -> float:
+        """(A B) with A and B stored either way, or as (B' A')'."""
+        times = []
+        for transpose_a in (False, True):
+            for transpose_b in (False, True):
+                left = _stored(size, a, transpose_a)
+                right = _stored(size, b, transpose_b)
+                times.append(_lowest(lambda left=left, right=right: torch.bmm(left, right)))
+                swapped = right.transpose(1, 2), left.transpose(1, 2)
+                times.append(_lowest(lambda swapped=swapped: torch.bmm(*swapped)))
+        return min(times)
+
+    batch, wide, classes = 64, 64, 10
+    forward = 2 * best((batch, wide), (wide, wide)) + best((batch, wide), (wide, classes))
+    weights = 2 * best((wide, batch), (batch, wide)) + best((wide, batch), (batch, classes))
+    inputs = best((batch, wide), (wide, wide)) + best((batch, classes), (classes, wide))
+    return (forward + weights + inputs) / size
+
+
+def _stored(size: int, shape: tuple[int, int], transposed: bool) -> torch.Tensor:
+    return torch.randn(size, *shape[::-1]).transpose(1, 2) if transposed else torch.randn(size, *shape)
+
+
+def _lowest(work: Callable[[], object]) -> float:
+    """Lower quartile of the seconds that `work` takes."""
+    spent = []
+    for _ in range(60):
+        began = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - began)
+    return sorted(spent)[len(spent) // 4]
+
+
+def step_seconds(size: int, compiled: bool) -> float:
+    """Seconds of a training step per run, in the worker that this runs in."""
+    return worker.stack_seconds("momentum", {"lr": 0.01, "momentum": 0.9}, size, compiled)
+
+
+def main() -> None:
+    """Measures, prints, keeps."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--rounds", type=int, default=9)
+    words.add_argument("--case", choices=list(CASES))
+    words.add_argument("--executor", choices=["stacked", "compiled", "single"])
+    words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fleet.json")
+    given = words.parse_args()
+    scratch = Path(os.environ.get("TMPDIR", "/tmp"))
+    names = [given.case] if given.case else list(CASES)
+    rows = [compare(name, given.rounds, cores(), given.executor, scratch) for name in names]
+    table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", "share of its products")
+    for row in rows:
+        low, high = row["interval"]
+        share = f"{row['share']:.2f} ({row['products_us']:.1f} of {row['step_us']:.1f} us)" if "share" in row else ""
+        rates = (f"{row['fleet']:,.0f}", f"{row['plain']:,.0f}", f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
+        table.add_row(row["case"], row["executor"], *rates, share)
+    Console().print(table)
+    kept = {"machine": machine("cpu"), "versions": versions(), "python": platform.python_version(), "rows": rows}
+    given.out.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
