@@ -1,6 +1,7 @@
 """Small studies for tests: a problem file, an engine in this process, and processes that end when a test wants it."""
 
 import ctypes
+import json
 import multiprocessing
 import os
 import re
@@ -10,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 import polars as pl
@@ -21,7 +23,10 @@ import pytest
 import torch
 
 from ravine import cli, study
+from ravine.fleet import train
 from ravine.fleet.choose import Choice
+from ravine.fleet.single import Single
+from ravine.fleet.stacked import Stacked
 from ravine.fleet.train import Executor, Work
 from ravine.report import page
 from ravine.study import api, engine, worker
@@ -119,7 +124,7 @@ class HereEngine:
         self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]
     ) -> Iterator[tuple[str, Trained]]:
         for number, (name, work) in enumerate(works):
-            yield name, worker.train_chunk(number, work, None if checkpoints is None else checkpoints / f"{name}.fleet")
+            yield name, worker.train_chunk(number, work, None if checkpoints is None else checkpoints / name)
             tick(0)
 
 
@@ -158,14 +163,21 @@ def _child(words: Sequence[str], trouble: Callable[[], None] | None, said: str) 
     os.dup2(handle, 2)
     sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
-    api.LocalEngine = HereEngine  # type: ignore[assignment,misc]
-    page.bundle = lambda: ""  # a second of work, and no study depends on it
+    patch(api, "LocalEngine", HereEngine)
+    patch(page, "bundle", str)  # a second of work, and no study depends on it
     if trouble is not None:
         trouble()
     cli.main(words)
 
 
 # --- troubles: what a child does to itself before it begins ----------------------------------------------------------
+
+
+def patch(owner: Any, name: str, new: Any) -> Any:
+    """Gives an attribute a new value and returns the old one; for processes that end soon."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    return old
 
 
 def die() -> None:
@@ -182,9 +194,45 @@ def die_in_training(phase: str) -> None:
             if checkpoint is not None and f"-{phase}-" in checkpoint.name:
                 die()
 
-        return train(task, program, work, checkpoint, dying)
+        return old(task, program, work, checkpoint, dying)
 
-    train, worker.train = worker.train, wrapped
+    old = patch(worker, "train", wrapped)
+
+
+def die_with_checkpoint(phase: str) -> None:
+    """SIGKILL in the first chunk of a phase, at the second evaluation after it saved a checkpoint."""
+    patch(train, "CHECKPOINT_SECONDS", 0.0)
+
+    def wrapped(task: Any, program: Any, work: Work, checkpoint: Path | None, progress: Callable[[int], None]) -> Any:
+        seen = 0
+
+        def dying(steps: int) -> None:
+            nonlocal seen
+            progress(steps)
+            seen += checkpoint is not None and f"-{phase}-" in checkpoint.name and checkpoint.exists()
+            if seen == 2:
+                die()
+
+        return old(task, program, work, checkpoint, dying)
+
+    old = patch(worker, "train", wrapped)
+
+
+def count_steps(path: Path) -> None:
+    """Writes a word to `path` for every step of every run that is trained, and "load" for a checkpoint."""
+
+    def wrapped(self: Any, step: int) -> Any:
+        with path.open("a") as file:
+            file.write("step " * len(self.seeds))
+        return old[type(self)](self, step)
+
+    def loaded(self: Any, state: Any) -> None:
+        with path.open("a") as file:
+            file.write("load ")
+        loads[type(self)](self, state)
+
+    old = {stepper: patch(stepper, "step", wrapped) for stepper in (Single, Stacked)}
+    loads = {stepper: patch(stepper, "load", loaded) for stepper in (Single, Stacked)}
 
 
 def die_in_rename(part: str) -> None:
@@ -196,7 +244,7 @@ def die_in_rename(part: str) -> None:
             die()
         replace_file(source, target)
 
-    replace_file, os.replace = os.replace, wrapped  # type: ignore[assignment]
+    replace_file = patch(os, "replace", wrapped)
 
 
 def die_after_chunk(number: int) -> None:
@@ -207,16 +255,16 @@ def die_after_chunk(number: int) -> None:
         if len(list(self.runs_directory.glob("*.parquet"))) == number:
             die()
 
-    write, Store.write_chunk = Store.write_chunk, wrapped  # type: ignore[method-assign]
+    write = patch(Store, "write_chunk", wrapped)
 
 
-def die_at_call(module: ModuleType, name: str) -> None:
+def die_at_call(module: str, name: str) -> None:
     """SIGKILL where a function of a module is called."""
-    setattr(module, name, lambda *arguments, **words: die())
+    patch(import_module(module), name, lambda *arguments, **words: die())
 
 
 def own_mounts() -> bool:
-    """Gives this process a view of the file system in which it may mount what it likes; False where that is forbidden."""
+    """Gives this process mounts of its own, to add to as it likes; False where that is forbidden."""
     libc = ctypes.CDLL(None, use_errno=True)
     new_mounts, new_user = 0x00020000, 0x10000000
     user, group = os.getuid(), os.getgid()
@@ -263,7 +311,7 @@ def read_only(directory: Path) -> None:
     mount("-o", "remount,bind,ro", str(directory))
 
 
-# --- commands in this process, and in real ones ------------------------------------------------------------------------
+# --- commands in this process, and in real ones -----------------------------------------------------------------------
 
 
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,10 +381,15 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def begin(directory: Path, like: Path) -> Path:
-    """A study directory as it is right after the declaration: with the study.json of another one and nothing else."""
+def begin(directory: Path, like: Path, **execution: object) -> Path:
+    """A study directory as it is right after the declaration: with the study.json of another one and nothing else.
+
+    `execution`: what is to be different in how its runs are trained.
+    """
     directory.mkdir(parents=True)
-    (directory / "study.json").write_bytes((like / "study.json").read_bytes())
+    declaration = json.loads((like / "study.json").read_text())
+    declaration["execution"].update(execution)
+    (directory / "study.json").write_text(json.dumps(declaration))
     return directory
 
 
@@ -351,14 +404,17 @@ def chunk_names(directory: Path) -> list[str]:
 
 
 class Quiet(study.Silent):
-    """A listener that keeps what it hears."""
+    """A listener that keeps what it hears, and interrupts the study where it should end."""
 
-    def __init__(self) -> None:
+    def __init__(self, until: str | None = None) -> None:
         self.said: list[str] = []
         self.phases: list[str] = []
+        self.until = until
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     def phase(self, text: str) -> None:
         self.phases.append(text)
+        if text == self.until:
+            raise KeyboardInterrupt

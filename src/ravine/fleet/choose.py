@@ -103,13 +103,9 @@ def parity(task: Task, program: Program, compiled: bool = False) -> str | None:
         losses_alone = torch.stack([alone.step(step) for step in range(PROBE_STEPS)])
         if not _close(losses[:, run], losses_alone[:, 0]):
             return "the training loss differs from that of a run alone"
-        moved = {name: value[0] - started[name][run] for name, value in alone.parameters().items()}
-        farthest = max(moved[name].abs().max() for name in program.start.parameters)
-        for name, displacement in moved.items():
-            start, end = started[name][run], ended[name][run]
-            # rounding of the parameters, and of gradients that are zero but for it (a bias before a normalization)
-            floor = 64 * (start.abs().max() + farthest)
-            if not _close(end - start, displacement, floor):
+        farthest = max((alone.parameters()[n][0] - started[n][run]).abs().max() for n in program.start.parameters)
+        for name, value in alone.parameters().items():
+            if not _moves_alike(started[name][run], ended[name][run], value[0], farthest):
                 return f"{name.removeprefix('model.')} does not move as in a run alone"
         # a metric such as an accuracy may flip one row; the loss may not move
         if not _close(evaluated[run, :1].to(losses.dtype), alone.evaluate("validation")[0, :1].to(losses.dtype)):
@@ -119,17 +115,21 @@ def parity(task: Task, program: Program, compiled: bool = False) -> str | None:
 
 def _rate(task: Task, program: Program) -> float:
     """A learning rate whose first step moves the parameters by a hundredth of their norm, whatever their scale."""
-    size = torch.stack([tensor.norm() for tensor in program.start.parameters.values()]).norm().item()
+    size = math.hypot(*(tensor.norm().item() for tensor in program.start.parameters.values()))
     slope = min(task.in_training.slope, task.problem.clip or math.inf)
     return 0.01 * max(size, 1.0) / slope if slope > 0 else 0.01
 
 
-def _close(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> bool:
-    """Whether the largest difference is small beside the largest value; `floor`, in units of rounding, is allowed too."""
-    if not b.is_floating_point():
-        return torch.equal(a, b)
-    if not b.numel():
-        return True
+def _moves_alike(start: Tensor, end: Tensor, alone: Tensor, farthest: Tensor) -> bool:
+    """Whether a tensor went from `start` to `end` as in a run alone, whose parameters went `farthest` at most."""
+    if not (alone.is_floating_point() and alone.numel()):
+        return torch.equal(end, alone)
+    # rounding of the tensor, and of a gradient that is zero but for it (a bias before a normalization)
+    return _close(end - start, alone - start, 64 * (start.abs().max() + farthest).item())
+
+
+def _close(a: Tensor, b: Tensor, floor: float = 0.0) -> bool:
+    """Whether the largest difference is small beside the largest value; `floor`, in units of rounding, adds to it."""
     allowed = RELATIVE.get(b.dtype, 1e-3) * b.abs().max() + floor * torch.finfo(b.dtype).eps
     return bool(((a - b).abs() <= allowed).all())
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,10 +28,10 @@ class Spec:
     kind: str
     shape: tuple[int, ...]
 
-    def draw(self, generator: torch.Generator, device: torch.device) -> Tensor:
-        """The draw itself, float32: made on the CPU, so that it is the same on every device."""
-        sample = torch.rand if self.kind == "uniform" else torch.randn
-        return sample(self.shape, generator=generator, dtype=torch.float32, device="cpu").to(device)
+    def draw(self, generator: np.random.Generator, device: torch.device) -> Tensor:
+        """The draw itself, float32: by NumPy, so that it is the same on every device and hidden from `vmap`."""
+        sample = generator.random if self.kind == "uniform" else generator.standard_normal
+        return torch.from_numpy(sample(self.shape, dtype=np.float32)).to(device)
 
 
 Supply: TypeAlias = Callable[[Spec], Tensor]
@@ -151,7 +152,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Tensor]] = {
 
 
 def from_generator(
-    generator: torch.Generator, device: torch.device, seen: list[Spec] | None = None, stacked: bool = False
+    generator: np.random.Generator, device: torch.device, seen: list[Spec] | None = None, stacked: bool = False
 ) -> Supplied:
     """A mode that draws from `generator` as the model asks, noting what it asked for in `seen`."""
 

@@ -21,9 +21,9 @@ def key(study_seed: int, purpose: str, *numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def numpy_generator(study_seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A NumPy generator (Philox) at the start of the stream of this key."""
-    return np.random.Generator(np.random.Philox(key=key(study_seed, purpose, *numbers)))
+def generator(number: int) -> np.random.Generator:
+    """A generator (Philox) at the start of the stream of a key."""
+    return np.random.Generator(np.random.Philox(key=number))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from ravine.fleet.keys import numpy_generator
+from ravine.fleet.keys import generator, key
 
 BLOCK = 64  # steps drawn at once "with-replacement"
 
@@ -19,16 +19,19 @@ class Order:
 
     def __init__(self, study_seed: int, run_seed: int, rows: int, batch_size: int, sampling: str = "shuffled") -> None:
         self.rows, self.batch_size = rows, min(batch_size, rows)
-        self._key = (study_seed, run_seed)
+        self._study_seed, self._run_seed = study_seed, run_seed
         shuffled = sampling == "shuffled"
         self._stretch = rows if shuffled else BLOCK * self.batch_size  # row numbers that are drawn at once
         self._drawn = functools.lru_cache(maxsize=2)(self._epoch if shuffled else self._block)
 
+    def _generator(self, number: int) -> np.random.Generator:
+        return generator(key(self._study_seed, "order", self._run_seed, number))
+
     def _epoch(self, number: int) -> np.ndarray:
-        return numpy_generator(self._key[0], "order", self._key[1], number).permutation(self.rows)
+        return self._generator(number).permutation(self.rows)
 
     def _block(self, number: int) -> np.ndarray:
-        return numpy_generator(self._key[0], "order", self._key[1], number).integers(self.rows, size=self._stretch)
+        return self._generator(number).integers(self.rows, size=self._stretch)
 
     def batch(self, step: int) -> np.ndarray:
         """Row numbers of the batch of `step` (counted from 0), shape (batch_size,), int64."""

@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from ravine.fleet import draws
+from ravine.fleet.keys import generator
 from ravine.fleet.order import Order
 from ravine.fleet.task import Task
 from ravine.fleet.trace import drop_untouched, reuse_memory, trace
@@ -59,23 +60,22 @@ class Program:
 
     def update(
         self, rule: Rule, compiled: bool, sections: list[list[Tensor]], hyper: Sequence[str]
-    ) -> tuple[Any, list[str]]:
-        """A step of all runs as one graph, and the names of the carried tensors that it updates.
+    ) -> tuple[Callable[..., list[Tensor]], list[str]]:
+        """A step of all runs, and the names of the carried tensors that it updates.
 
-        The graph takes the tensors of `sections`, which are [parameters (runs, P)], slots, values of `hyper`, carried,
-        draws, batch. It writes over parameters and slots, and returns (losses, updated...).
+        It takes the tensors of `sections`, which are [parameters (runs, P)], slots, values of `hyper`, carried, draws,
+        batch. It writes over parameters and slots, and returns [losses, *updated].
         """
         runs = len(sections[0][0])
+        if runs not in self._traced:
+            parameters = list(self.layout.views(sections[0][0]).values())
+            self._traced[runs] = self._trace_gradients([parameters, *sections[3:]])
+        gradients, updated = self._traced[runs]
         name = (runs, rule, tuple(hyper), compiled)
         if name not in self._traced:
-            if runs not in self._traced:
-                parameters = list(self.layout.views(sections[0][0]).values())
-                self._traced[runs] = self._trace_gradients([parameters, *sections[3:]])
-            gradients, updated = self._traced[runs]
-            graph = self._trace_update(rule, sections, hyper, gradients)
-            step = torch.compile(graph, fullgraph=True, dynamic=False) if compiled else graph
-            self._traced[name] = step, updated
-        return self._traced[name]  # type: ignore[no-any-return]
+            step = self._step(rule, [len(section) for section in sections], hyper, gradients)
+            self._traced[name] = _compiled(step, _joined(sections)) if compiled else step
+        return self._traced[name], updated
 
     def _trace_gradients(self, sections: list[list[Tensor]]) -> tuple[fx.GraphModule, list[str]]:
         """The graph (parameters, carried, draws, batch) -> (gradients, updated, losses), and what is updated."""
@@ -95,9 +95,10 @@ class Program:
             return gradients, copies, loss
 
         stacked = vmap(one_run, in_dims=(0, 0, 0, None if self.task.full_batch else 0))
+        lengths = [len(section) for section in sections]
 
         def flat(*values: Tensor) -> list[Tensor]:
-            gradients, copies, loss = stacked(*_cut(values, sections))
+            gradients, copies, loss = stacked(*_cut(values, lengths))
             return [*gradients, *copies, loss]
 
         graph = trace(flat, _joined(sections))
@@ -106,13 +107,13 @@ class Program:
         reuse_memory(graph)
         return graph, [carried[place - len(names)] for place in updated]
 
-    def _trace_update(
-        self, rule: Rule, sections: list[list[Tensor]], hyper: Sequence[str], gradients: Callable[..., list[Tensor]]
-    ) -> fx.GraphModule:
+    def _step(
+        self, rule: Rule, lengths: list[int], hyper: Sequence[str], gradients: Callable[..., list[Tensor]]
+    ) -> Callable[..., list[Tensor]]:
         count, clip = len(self.layout.shapes), self.task.problem.clip
 
         def step(*values: Tensor) -> list[Tensor]:
-            (parameters,), slots, factors, *rest = _cut(values, sections)
+            (parameters,), slots, factors, *rest = _cut(values, lengths)
             *found, losses = gradients(*self.layout.views(parameters).values(), *_joined(rest))
             gradient = self.layout.flat(found[:count])
             if clip is not None:
@@ -122,8 +123,7 @@ class Program:
             rule.update(parameters, gradient, state, dict(zip(hyper, factors, strict=True)))
             return [losses, *found[count:]]
 
-        # tracing runs the step: on copies, so that it changes nothing
-        return make_fx(step)(*(value.clone() for value in _joined(sections)))
+        return step
 
     def evaluation(self, tensors: list[Tensor], batch: list[Tensor], piece: int) -> Callable[..., list[Tensor]]:
         """The graph (parameters, carried, batch) -> [(runs, 1 + metrics)] of a piece of a split."""
@@ -139,20 +139,26 @@ class Program:
 
         def one_run(values: list[Tensor], batch: list[Tensor]) -> Tensor:
             tensors = {name: value.clone() for name, value in zip(names, values, strict=True)}
-            with draws.from_generator(torch.Generator().manual_seed(number), task.device, stacked=True):
+            with draws.from_generator(generator(number), task.device, stacked=True):
                 result: Tensor = functional_call(module, tensors, (pytree.tree_unflatten(batch, structure),))
             return result
 
         stacked = vmap(one_run, in_dims=(0, None))
-        graph = trace(lambda *values: [stacked(*_cut(values, [tensors, batch]))], [*tensors, *batch])
+        graph = trace(lambda *values: [stacked(*_cut(values, [len(tensors), len(batch)]))], [*tensors, *batch])
         reuse_memory(graph)
         return graph
 
 
-def _cut(values: Sequence[Tensor], sections: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """`values` in parts as long as those of `sections`."""
+def _compiled(step: Callable[..., list[Tensor]], arguments: list[Tensor]) -> Callable[..., list[Tensor]]:
+    """`step` as one compiled graph; traced first, so that it has a place of its own among what torch has compiled."""
+    graph = make_fx(step)(*(argument.clone() for argument in arguments))  # tracing runs the step: on copies
+    return torch.compile(graph, fullgraph=True, dynamic=False)
+
+
+def _cut(values: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
+    """`values` in parts of these lengths."""
     rest = iter(values)
-    return [[next(rest) for _ in section] for section in sections]
+    return [list(itertools.islice(rest, length)) for length in lengths]
 
 
 def _joined(sections: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -213,8 +219,8 @@ class Stacked:
             return []
         drawn = []
         for seed in self._orders:
-            generator = torch.Generator().manual_seed(task.training_key(seed, step))
-            drawn.append([spec.draw(generator, task.device) for spec in specs])
+            stream = generator(task.training_key(seed, step))
+            drawn.append([spec.draw(stream, task.device) for spec in specs])
         return [torch.stack(of_seeds)[self._number] for of_seeds in zip(*drawn, strict=True)]
 
     def step(self, step: int) -> Tensor:
@@ -229,7 +235,7 @@ class Stacked:
         update, names = self._program.update(self._rule, self._compiled, sections, list(hyper))
         losses, *updated = update(*_joined(sections))
         self._carried.update(zip(names, updated, strict=True))
-        return losses  # type: ignore[no-any-return]
+        return losses
 
     def evaluate(self, split: str) -> Tensor:
         """Means of the loss and every metric over a split, shape (runs, 1 + metrics), float64."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ravine.fleet import draws
-from ravine.fleet.keys import global_states, key, seeded
+from ravine.fleet.keys import generator, global_states, key, seeded
 from ravine.problems import Data, Problem, Split
 
 Batch = Any  # a pytree of tensors with equally many rows
@@ -140,7 +140,7 @@ class Task:
             with seeded(number, self.device):
                 yield
         elif habits.draws:
-            with draws.from_generator(torch.Generator().manual_seed(number), self.device):
+            with draws.from_generator(generator(number), self.device):
                 yield
         else:
             yield
@@ -148,33 +148,57 @@ class Task:
     @cached_property
     def in_training(self) -> Habits:
         """Found on the first batch of data."""
-        module = TrainingLoss(self.problem, self.model(0)).train()
-        return self._watch(module, self.data.train.batch(slice(0, self.batch_size)))
+        return self._watch(TrainingLoss, self.data.train.batch(slice(0, self.batch_size)))
 
     @cached_property
     def in_evaluation(self) -> Habits:
         """Found on the first piece of the validation rows."""
-        module = Evaluation(self.problem, self.model(0)).eval()
-        return self._watch(module, self.pieces("validation")[0][1])
+        return self._watch(Evaluation, self.pieces("validation")[0][1])
 
-    def _watch(self, module: TrainingLoss, batch: Batch) -> Habits:
-        batch = pytree.tree_map(torch.clone, batch)
-        seen: list[draws.Spec] = []
-        with seeded(0, self.device), torch.set_grad_enabled(module.training):
-            before = global_states(self.device)
-            with draws.from_generator(torch.Generator().manual_seed(0), self.device, seen):
-                value = module(batch)
-                forward = len(seen)
-                if module.training:
-                    value.backward()
-            # a draw in the backward pass repeats one of the forward pass (checkpointing): only seeding gets that right
-            unkeyed = global_states(self.device) != before or len(seen) > forward
-        gradients = {name: parameter.grad for name, parameter in module.named_parameters() if module.training}
-        there = [gradient.norm() for gradient in gradients.values() if gradient is not None]
+    def _watch(self, kind: type[TrainingLoss], batch: Batch) -> Habits:
+        first = self._pass(kind, batch, 0)
+        unkeyed = first.moved
+        if first.draws and not unkeyed:
+            # Checkpointing draws once more in the backward pass and puts the global generators back: then gradients
+            # depend on them all the same, which another seed shows.
+            again = self._pass(kind, batch, 1).results
+            unkeyed = any((a - b).norm() > 1e-3 * a.norm() for a, b in zip(first.results, again, strict=True))
         return Habits(
-            draws=() if unkeyed else tuple(seen),
+            draws=() if unkeyed else first.draws,
             unkeyed=unkeyed,
+            writes=first.writes,
+            idle=first.idle,
+            slope=math.hypot(*(gradient.norm().item() for gradient in first.results[1:])),
+        )
+
+    def _pass(self, kind: type[TrainingLoss], batch: Batch, seed: int) -> "_Pass":
+        """A pass of a fresh model over a copy of `batch`, the global generators started from `seed`."""
+        training, batch = kind is TrainingLoss, pytree.tree_map(torch.clone, batch)
+        module = kind(self.problem, self.model(0)).train(training)
+        seen: list[draws.Spec] = []
+        with seeded(seed, self.device), torch.set_grad_enabled(training):
+            before = global_states(self.device)
+            with draws.from_generator(generator(0), self.device, seen):
+                value = module(batch)
+                if training:
+                    value.backward()
+            moved = global_states(self.device) != before
+        gradients = {name: parameter.grad for name, parameter in module.named_parameters()} if training else {}
+        return _Pass(
+            draws=tuple(seen),
+            moved=moved,
             writes=any(leaf._version > 0 for leaf in pytree.tree_leaves(batch)),
             idle=frozenset(name for name, gradient in gradients.items() if gradient is None),
-            slope=float(torch.stack(there).norm()) if there else 0.0,
+            results=[value.detach(), *(gradient for gradient in gradients.values() if gradient is not None)],
         )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What happened in a pass; `moved`: somebody drew from a global generator, `results`: the value and all gradients."""
+
+    draws: tuple[draws.Spec, ...]
+    moved: bool
+    writes: bool
+    idle: frozenset[str]
+    results: list[Tensor]

@@ -6,6 +6,7 @@ is needed. Shapes are fixed by the trace, so there is one graph per number of ru
 rounding.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.passes.dialect.common.cse_pass import CSEPass
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 aten = torch.ops.aten
 NARROW = 32  # columns below which a product or a softmax over the last dimension is slow on a CPU
@@ -21,10 +22,13 @@ NARROW = 32  # columns below which a product or a softmax over the last dimensio
 
 def trace(function: Callable[..., list[Tensor]], arguments: list[Tensor]) -> fx.GraphModule:
     """The graph of `function(*arguments)`: free of mutation, of repeated work and of constants computed anew."""
-    graph = make_fx(functionalize(function), decomposition_table=_DECOMPOSITIONS)(*arguments)
-    result = CSEPass()(graph)
-    assert result is not None
-    module: fx.GraphModule = result.graph_module
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        warnings.catch_warnings(),
+    ):  # torch's other attention kernels run stacks in a loop
+        warnings.filterwarnings("ignore", message="There is a performance drop")  # it will be measured
+        module: fx.GraphModule = make_fx(functionalize(function), decomposition_table=_DECOMPOSITIONS)(*arguments)
+    _share_repeated(module)
     _drop_identities(module)
     _fold_constants(module)
     return module
@@ -77,6 +81,18 @@ def _meta(node: Any) -> tuple[list[int], list[int], torch.dtype] | None:
     """Shape, strides and dtype of the tensor that a node stands for."""
     meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
     return None if meta is None else (list(meta.shape), list(meta.stride), meta.dtype)
+
+
+def _share_repeated(module: fx.GraphModule) -> None:
+    """What is computed twice is computed once. Not by torch's CSEPass, to which x * 1 and x * 1.0 are the same."""
+    first: dict[Any, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op in ("call_function", "get_attr"):
+            same = first.setdefault((node.target, repr(node.args), repr(node.kwargs)), node)
+            if same is not node:
+                node.replace_all_uses_with(same)
+                module.graph.erase_node(node)
+    module.recompile()
 
 
 def _drop_identities(module: fx.GraphModule) -> None:

@@ -103,7 +103,7 @@ class LocalEngine:
         pending: dict[Future[Trained], int] = {}
         for number in sorted(range(len(works)), key=lambda k: -works[k][1].steps * len(works[k][1].trials)):
             name, work = works[number]
-            checkpoint = None if checkpoints is None else checkpoints / f"{name}.fleet"
+            checkpoint = None if checkpoints is None else checkpoints / name
             pending[self._pool.submit(worker.train_chunk, number, work, checkpoint)] = number
         while pending:
             done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from ravine import rules
 from ravine.errors import UserError
 from ravine.fleet.choose import Choice, choose, seconds_of
 from ravine.fleet.single import Single
+from ravine.fleet.stacked import Stacked
 from ravine.fleet.stacked import Program
 from ravine.fleet.task import Task
 from ravine.fleet.train import Executor, Record, Work, train
@@ -126,3 +127,11 @@ def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
 def step_seconds(rule: str, hyper: dict[str, float]) -> float:
     """Seconds of one step of one run trained alone with the drop-in optimizer."""
     return seconds_of(Single(_ready().task, rules.get(rule), 0, hyper))
+
+
+def stack_seconds(rule: str, hyper: dict[str, float], size: int, compiled: bool) -> float:
+    """Seconds of a step per run of a stack of `size` runs."""
+    ready = _ready()
+    columns = {name: [value] * size for name, value in hyper.items()}
+    stack = Stacked(ready.program, rules.get(rule), [run % 8 for run in range(size)], columns, compiled=compiled)
+    return seconds_of(stack) / size
