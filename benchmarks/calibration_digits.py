@@ -2,10 +2,11 @@
 
     python benchmarks/calibration_digits.py [--studies 1000] [--out benchmarks/results/calibration_digits.json]
 
-A table of real runs (configurations of a method on 40 seeds) is trained once. A study is simulated by the coroutine that
-drives real studies (`ravine.study.search.tune`): what it asks for is answered by the nearest configuration of the table, and
-its seeds are a random choice of the table's. Two copies of the same method draw independent search points, tuning seeds and
-screening seeds; they share the 20 evaluation seeds and are judged at margin 0, so every `pays` and `hurts` is false.
+A table of real runs (configurations of a method on 40 seeds) is trained once. A study is simulated by the coroutine
+that drives real studies (`ravine.study.search.tune`): what it asks for is answered by the nearest configuration of
+the table, and its seeds are a random choice of the table's. Two copies of the same method draw independent search
+points, tuning seeds and screening seeds; they share the 20 evaluation seeds and are judged at margin 0, so every
+`pays` and `hurts` is false.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def train(cell: Cell) -> Table:
     places = low + unit * (high - low)
     hypers = [_hyper(cell.method, place) for place in places]
     if cell.method == "momentum":  # the face at momentum 0, which a search asks for too
-        face = np.linspace(*np.log(cell.lr), 96)
+        face = np.linspace(math.log(cell.lr[0]), math.log(cell.lr[1]), 96)
         places = np.vstack([places, np.column_stack([face, np.zeros(96)])])
         hypers += [{"lr": float(lr), "momentum": 0.0} for lr in np.exp(face)]
     problem = digits()
@@ -153,7 +154,9 @@ def copies(table: Table, cell: Cell, study: int) -> list[Finalists]:
         own = replace(settings, copy=copy)
         (tuned,) = drive([tune(get(cell.method), own)], resampler)
         runs = [run for one in tuned.finalists for run in one.runs(own.evaluation, own.steps, test=True)]
-        found.append(judge(tuned.finalists, own, resampler([Request("evaluate", tuple(runs))]), trials=len(tuned.trials)))
+        found.append(
+            judge(tuned.finalists, own, resampler([Request("evaluate", tuple(runs))]), trials=len(tuned.trials))
+        )
     return found
 
 

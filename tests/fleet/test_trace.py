@@ -131,7 +131,7 @@ def test_random_graphs(plan: list[tuple[int, int, int]]) -> None:
 
 def test_memory_is_reused() -> None:
     graph = rewritten(NASTY["chain"], randoms((4, 4), (4, 4)))
-    in_place = {target for target in targets(graph) if getattr(target, "_schema").name.endswith("_")}
+    in_place = {target for target in targets(graph) if target._schema.name.endswith("_")}
     assert {aten.add_.Tensor, aten.relu_.default, aten.mul_.Tensor, aten.sub_.Tensor, aten.exp_.default} <= in_place
 
 

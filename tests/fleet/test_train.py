@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases_fleet import PROBLEMS, dense, doing, problem, rows, settings, task, work
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from cases_fleet import PROBLEMS, dense, doing, problem, rows, settings, task, work
+from ravine import rules
 from ravine.errors import WorkError
 from ravine.fleet import train as training
 from ravine.fleet.choose import choose
@@ -54,22 +57,22 @@ def test_evaluations_meet_a_quarter_and_half() -> None:
 @pytest.mark.parametrize("executor", ["stacked", "single"])
 def test_a_record_holds_what_was_measured(executor: str) -> None:
     made = task(problem(dense))
-    what = work(executor, steps=250, test=True)
+    what = work(executor, steps=120, test=True)
     records = outcome(made, what)
     for record in records:
         assert record.diverged_at is None
-        assert record.step == evaluation_steps(250)
+        assert record.step == evaluation_steps(120)
         assert len(record.train_loss) == len(record.validation) == len(record.test) == len(record.step)
         assert all(len(values) == 2 for values in record.validation)
         assert record.initial_loss > record.train_loss[-1]
-    fleet = Stacked(Program(made), training.rules.get("momentum"), [0], {"lr": [0.01], "momentum": [0.9]})
+    fleet = Stacked(Program(made), rules.get("momentum"), [0], {"lr": [0.01], "momentum": [0.9]})
     assert records[0].initial_loss == pytest.approx(fleet.evaluate("train")[0, 0].item(), rel=1e-5)
-    losses = [fleet.step(step).item() for step in range(5)]
-    assert evaluation_steps(250)[:2] == [2, 5]
-    assert records[0].train_loss[:2] == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 3], rel=1e-5)
-    assert records[0].validation[1][0] == pytest.approx(fleet.evaluate("validation")[0, 0].item(), rel=1e-5)
-    assert records[0].test[1][0] == pytest.approx(fleet.evaluate("test")[0, 0].item(), rel=1e-5)
-    for step in range(5, 250):
+    losses = [fleet.step(step).item() for step in range(4)]
+    assert evaluation_steps(120)[:3] == [1, 2, 4]
+    assert records[0].train_loss[:3] == pytest.approx([losses[0], losses[1], (losses[2] + losses[3]) / 2], rel=1e-5)
+    assert records[0].validation[2][0] == pytest.approx(fleet.evaluate("validation")[0, 0].item(), rel=1e-5)
+    assert records[0].test[2][0] == pytest.approx(fleet.evaluate("test")[0, 0].item(), rel=1e-5)
+    for step in range(4, 120):
         fleet.step(step)
     final = records[0].final_train_loss
     assert final == pytest.approx(fleet.evaluate("train")[0, 0].item(), rel=1e-3)
@@ -87,15 +90,15 @@ def test_a_run_that_diverges_ends_alone(executor: str) -> None:
     made = task(regression())
     program = program_of(made)
     rates = (*GOOD[:1], WILD, *GOOD[1:])
-    records = train(made, program, work(executor, 40, rates))
+    records = train(made, program, work(executor, 20, rates))
     lost = records.pop(1)
     assert lost.diverged_at is not None
-    assert lost.step[-1] == lost.diverged_at < 40
+    assert lost.step[-1] == lost.diverged_at < 20
     assert len(lost.step) == len(lost.train_loss) == len(lost.validation)
     assert lost.final_train_loss is None
-    seeds = work(executor, 40, rates).trials
+    seeds = work(executor, 20, rates).trials
     kept = tuple(trial for trial in seeds if trial.hyper["lr"] != WILD)
-    without = train(made, program, dataclasses.replace(work(executor, 40, rates), trials=kept))
+    without = train(made, program, dataclasses.replace(work(executor, 20, rates), trials=kept))
     assert all(record.diverged_at is None for record in records)
     if executor == "single":
         assert records == without
@@ -141,7 +144,7 @@ def test_a_freed_stack_goes_on_with_its_state_and_its_own_hyper_parameters() -> 
 
     def fleet(of: list[int]) -> Stacked:
         columns = {name: [hyper[run][name] for run in of] for name in hyper[0]}
-        return Stacked(program, training.rules.get("adam"), of, columns)
+        return Stacked(program, rules.get("adam"), of, columns)
 
     whole, part = fleet([0, 1, 2, 3]), fleet([1, 3])
     for step in range(20):
@@ -222,11 +225,11 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CASES: dict[str, tuple[Callable[[], Problem], Work]] = {
-    "stacked": (lambda: problem(dense), work("stacked", 30)),
-    "stacked, one diverged": (regression, work("stacked", 30, (0.01, WILD, 0.02), test=True)),
-    "stacked, one diverged and in place": (regression, work("stacked", 30, (0.01, WILD, 0.02, 0.03, 0.04, 0.05))),
-    "single": (lambda: problem(dense), work("single", 30)),
-    "single, one diverged": (regression, work("single", 30, (0.01, WILD, 0.02))),
+    "stacked": (lambda: problem(dense), work("stacked", 12)),
+    "stacked, one diverged": (regression, work("stacked", 12, (0.01, WILD, 0.02), test=True)),
+    "stacked, one diverged and in place": (regression, work("stacked", 12, (0.01, WILD, 0.02, 0.03, 0.04, 0.05))),
+    "single": (lambda: problem(dense), work("single", 12)),
+    "single, one diverged": (regression, work("single", 12, (0.01, WILD, 0.02))),
     "single, tied": (PROBLEMS["tied"], work("single", 10)),
     "single, batch norm": (PROBLEMS["batch-norm-1d"], work("single", 10)),
     "stacked, batch norm": (PROBLEMS["batch-norm-1d"], work("stacked", 10)),
@@ -248,7 +251,7 @@ def test_a_broken_off_work_ends_as_an_unbroken_one(name: str, tmp_path: Path, al
     what = adam(what) if name.endswith("adam") else what
     made = task(make())
     unbroken = outcome(made, what)
-    for stop in (3, 8, 25):
+    for stop in (3, 8, 20):
         assert_goes_on(made, what, unbroken, stop, tmp_path / f"01-coarse-sgd-30-{stop:03d}")
 
 
@@ -269,7 +272,7 @@ def assert_goes_on(made: Task, what: Work, unbroken: list[Record], stop: int, pa
 
 
 def json_steps(path: Path) -> int:
-    with training.safe_open(path, "pt") as file:
+    with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["about"])
     return int(about["step"]) + len(about["done"])
 
@@ -311,8 +314,8 @@ def test_what_a_state_dict_leaves_out_is_saved_too(tmp_path: Path, always: None)
 
 def test_a_checkpoint_of_other_work_is_ignored(tmp_path: Path, always: None) -> None:
     made, path = task(problem(dense)), tmp_path / "chunk"
-    outcome(made, work("stacked", 30), checkpoint=path)
-    other = work("stacked", 30, (0.01, 0.02, 0.04))
+    outcome(made, work("stacked", 12), checkpoint=path)
+    other = work("stacked", 12, (0.01, 0.02, 0.04))
     assert outcome(made, other, checkpoint=path) == outcome(made, other)
 
 
@@ -332,16 +335,16 @@ def damaged(path: Path, damage: str, made: Task, what: Work, monkeypatch: pytest
     if damage == "directory":
         path.mkdir()
     elif damage == "no metadata":
-        training.save_file({"flat": torch.zeros(1)}, path)
+        save_file({"flat": torch.zeros(1)}, path)
     elif damage == "json":
-        training.save_file({"flat": torch.zeros(1)}, path, {"about": "{"})
+        save_file({"flat": torch.zeros(1)}, path, {"about": "{"})
     else:
         path.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"\x01\xff" * 500}[damage])
     return path
 
 
 def test_a_checkpoint_that_cannot_be_written_is_said_in_a_sentence(tmp_path: Path, always: None) -> None:
-    with pytest.raises(WorkError, match="the checkpoint .* cannot be written .*resume"):
+    with pytest.raises(WorkError, match=r"the checkpoint .* cannot be written .*resume"):
         outcome(problem(dense), work("stacked", 10), checkpoint=tmp_path / "missing" / "chunk")
 
 

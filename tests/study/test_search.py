@@ -580,7 +580,9 @@ def test_a_secondary_endpoint_has_a_winner_of_its_own_by_its_validation_values()
     found, engine = tuned("sgd", late_riser, secondary=(("loss", False, None), ("worse", True, 0.0)))
     assert [name for name, _ in found.secondary] == ["loss", "worse"]
     assert found.secondary[0][1] == found.finalists[0]  # there the loss is 2.3 - accuracy
-    assert found.secondary[1][1] == min(configurations(engine.asked("coarse") + engine.asked("local")), key=lambda c: c.lr)
+    assert found.secondary[1][1] == min(
+        configurations(engine.asked("coarse") + engine.asked("local")), key=lambda c: c.lr
+    )
     asked = search.evaluate_request(found, replace(SETTINGS, secondary=()))
     assert set(found.secondary[1][1].runs(SETTINGS.evaluation, 400, test=True)) <= set(asked.runs)
 

@@ -49,9 +49,9 @@ class Supplied(TorchFunctionMode):
     ) -> Any:
         """Takes over the functions in `_REPLACEMENTS`; everything else passes."""
         kwargs = kwargs or {}
-        if self._stacked and func in recurrent.CELLS:
+        if self._stacked and func in recurrent.LAYERS:
             dropout = functools.partial(_dropout, self._supply, None)
-            return recurrent.replacement(recurrent.CELLS[func])(dropout, func, *args, **kwargs)
+            return recurrent.replacement(recurrent.LAYERS[func])(dropout, func, *args, **kwargs)
         replacement = _REPLACEMENTS.get(func)
         return func(*args, **kwargs) if replacement is None else replacement(self._supply, func, *args, **kwargs)
 

@@ -195,7 +195,7 @@ class Task:
 
 @dataclass(frozen=True)
 class _Pass:
-    """What happened in a pass; `moved`: somebody drew from a global generator, `results`: the value and all gradients."""
+    """What happened in a pass. `moved`: a global generator was drawn from; `results`: the value and all gradients."""
 
     draws: tuple[draws.Spec, ...]
     moved: bool

@@ -182,7 +182,8 @@ class Tuned:
     finalists: up to four configurations, the winner first (one on the face is of the contained method); trials: all
     that were tried, in order; ranges: (low, high) of every searched hyper-parameter, extensions included; skipped:
     configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: finalists
-    of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation values).
+    of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation
+    values).
     """
 
     method: str
@@ -579,7 +580,7 @@ def judge(
     steps: int | None = None,
     trials: int | None = None,
 ) -> Finalists:
-    """The test scores of finalists, best first, on the evaluation seeds, at the checkpoints that are best on validation.
+    """The test scores of finalists, best first, on the evaluation seeds, at the checkpoints best on validation.
 
     trials: how many settings their search tried; None for a setting that was given. steps: their length, T if None.
     """
@@ -662,7 +663,9 @@ def tables(tuned: Tuned, settings: Settings, results: Results) -> tuple[Floats, 
     return validation, test
 
 
-def curves(configuration: Configuration, settings: Settings, results: Results, seeds: Iterable[int], test: bool) -> Floats:
+def curves(
+    configuration: Configuration, settings: Settings, results: Results, seeds: Iterable[int], test: bool
+) -> Floats:
     """Validation scores at every evaluation, (seeds, evaluations); from a divergence on, the worst score."""
     runs = configuration.runs(seeds, settings.steps, test)
     found = []

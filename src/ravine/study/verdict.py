@@ -67,7 +67,10 @@ def conclude(
         "equal_dimension": compared({n: one.fixed for n, one in tuned.items()}, trials=space.quarter(settings.trials)),
         "defaults": compared({n: (one.defaults,) for n, one in tuned.items()}),
         "horizons": [
-            {"steps": steps, "contrasts": compared({n: one.horizons[k][1] for n, one in tuned.items()}, steps, settings.trials)}
+            {
+                "steps": steps,
+                "contrasts": compared({n: one.horizons[k][1] for n, one in tuned.items()}, steps, settings.trials),
+            }
             for k, steps in enumerate(settings.horizon_steps)
         ],
         "secondary": _secondary(declaration, tuned, results),
@@ -90,13 +93,16 @@ def _secondary(declaration: Declaration, tuned: Mapping[str, Tuned], results: Re
         made = contrasts(judged, pairs, 0.0, declaration.alpha, declaration.study_seed)
         kept = ("method", "versus", "difference", "interval", "interval_unadjusted", "seeds", "diverged")
         unit = "log-ratio of loss" if other[0] == "loss" else other[0]
-        rows = [{**{name: asdict(one)[name] for name in kept}, "settings": _settings(tuned[one.method].secondary[k][1])} for one in made]
+        rows = [
+            {**{name: asdict(one)[name] for name in kept}, "settings": _settings(tuned[one.method].secondary[k][1])}
+            for one in made
+        ]
         found.append({"endpoint": other[0], "unit": unit, "contrasts": rows})
     return found
 
 
 def _time_to_target(declaration: Declaration, tuned: Mapping[str, Tuned], results: Results) -> list[dict[str, Any]]:
-    """Steps to reach what the baseline reached on its tuning seeds; validation scores of the winners, evaluation seeds."""
+    """Steps to reach what the baseline reached on its tuning seeds: validation scores on the evaluation seeds."""
     settings = declaration.settings
     best = tuned[declaration.baseline].finalists[0]
     targets = ladder(search.curves(best, settings, results, settings.tuning, test=False))
@@ -186,7 +192,7 @@ def _inclusion(declaration: Declaration, found: Sequence[Mapping[str, Any]]) -> 
         face = registry.get(one["method"]).face
         if face is not None and face.method == one["versus"] and one["verdict"] == "hurts":
             said.append(
-                f"{one['method']} contains {one['versus']} (at {face.axis} {face.value:g}) and yet loses to it: its tuning"
-                " failed; give it more --trials."
+                f"{one['method']} contains {one['versus']} (at {face.axis} {face.value:g}) and yet loses to it: its"
+                " tuning failed; give it more --trials."
             )
     return said

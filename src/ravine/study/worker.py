@@ -20,8 +20,7 @@ from ravine import rules
 from ravine.errors import UserError
 from ravine.fleet.choose import Choice, choose, seconds_of
 from ravine.fleet.single import Single
-from ravine.fleet.stacked import Stacked
-from ravine.fleet.stacked import Program
+from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
 from ravine.fleet.train import Executor, Record, Work, train
 from ravine.problems import Problem, digest, prepare
