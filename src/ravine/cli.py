@@ -122,7 +122,6 @@ def compare(
     plan: Annotated[bool, typer.Option("--plan", help="Print the plan and stop.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Run all settings on all seeds: tuning variance too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Start without asking, however long it takes.")] = False,
-    engine: Annotated[Literal["local", "ray"], typer.Option(help="Where the chunks run.")] = "local",
     executor: Annotated[
         Literal["auto", "stacked", "compiled", "single"], typer.Option(help="How runs train together.")
     ] = "auto",
@@ -149,7 +148,6 @@ def compare(
         "endpoint": endpoint,
         "time": None if time is None else parse_time(time),
         "full": full,
-        "engine": engine,
         "executor": executor,
         "device": device,
         "out": out,

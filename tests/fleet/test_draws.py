@@ -98,8 +98,9 @@ def test_draws_do_not_depend_on_neighbours_place_or_chunk() -> None:
 
 
 def test_other_study_seed_run_seed_and_step_draw_otherwise() -> None:
-    made = {tuple(drawn_by(study, [run], step)[0].tolist()) for study in (0, 1) for run in (0, 1) for step in (0, 1)}
-    assert len(made) == 8
+    spec, model = draws.Spec("uniform", (3,)), doing(KEYED["rand"])
+    keys = [task(model, study).training_key(run, step) for study in (0, 1) for run in (0, 1) for step in (0, 1)]
+    assert len({tuple(spec.draw(generator(key), torch.device("cpu")).tolist()) for key in keys}) == 8
 
 
 def test_the_draws_never_change() -> None:

@@ -102,7 +102,7 @@ def test_nasty_graphs(name: str) -> None:
     assert_exact(NASTY[name], randoms((4, 4), (4, 4)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12))
 def test_random_graphs(plan: list[tuple[int, int, int]]) -> None:
     """Random operations on random earlier results, a few of which are returned."""

@@ -53,7 +53,7 @@ class Formula:
 
 
 def declaration(size: int = 4) -> Declaration:
-    execution = declare.execution_of(Choice("single", size, "forced", {"single": 1e-3}), "local", "cpu", 2)
+    execution = declare.execution_of(Choice("single", size, "forced", {"single": 1e-3}), "cpu", 2)
     return Declaration.model_construct(execution=execution)
 
 

@@ -114,7 +114,6 @@ class _Words:
     full: bool
     forced: Executor | None
     device: str
-    engine: Literal["local", "ray"]
     workers: int
 
 
@@ -132,7 +131,6 @@ def compare(
     endpoint: str | None = None,
     time: float | None = None,
     full: bool = False,
-    engine: Literal["local", "ray"] = "local",
     executor: Forced = "auto",
     device: Literal["cpu", "cuda"] | None = None,
     out: Path | str | None = None,
@@ -151,7 +149,7 @@ def compare(
     """
     words = _words(
         problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full,
-        engine, executor, device, workers, study_seed,
+        executor, device, workers, study_seed,
     )  # fmt: skip
     listener = listener or Silent()
     directory = Path(out) if out is not None else _new_directory(words.problem.name)
@@ -177,7 +175,6 @@ def plan(
     endpoint: str | None = None,
     time: float | None = None,
     full: bool = False,
-    engine: Literal["local", "ray"] = "local",
     executor: Forced = "auto",
     device: Literal["cpu", "cuda"] | None = None,
     out: Path | str | None = None,
@@ -187,7 +184,7 @@ def plan(
     """What `compare` with these words would cost and could detect; nothing is stored."""
     words = _words(
         problem, methods, baseline, steps, batch_size, trials, tuning_seeds, seeds, margin, endpoint, time, full,
-        engine, executor, device, workers, study_seed,
+        executor, device, workers, study_seed,
     )  # fmt: skip
     with _engine(words) as made:
         return _declare(words, made, time, Path(out) if out else None, Silent())[1]
@@ -246,7 +243,6 @@ def _words(
     endpoint: str | None,
     time: float | None,
     full: bool,
-    engine: Literal["local", "ray"],
     executor: Forced,
     device: Literal["cpu", "cuda"] | None,
     workers: int | None,
@@ -256,8 +252,6 @@ def _words(
         tuple(methods), baseline, trials=trials, tuning_seeds=tuning_seeds, seeds=seeds, margin=margin, steps=steps,
         batch_size=batch_size, study_seed=study_seed, time=time,
     )  # fmt: skip
-    if engine == "ray":
-        raise UserError("this version of ravine has no ray engine: leave --engine out")
     works_on = _device(device)
     if not isinstance(given, Problem) and str(given).endswith(".py"):
         given = Path(given).expanduser().resolve()
@@ -288,7 +282,6 @@ def _words(
         full=full,
         forced=None if executor == "auto" else executor,
         device=works_on,
-        engine=engine,
         workers=workers or (1 if works_on == "cuda" else cores()),
     )
 
@@ -342,7 +335,6 @@ def _words_again(declaration: Declaration, problem: Path | str | Problem | None)
         full=declaration.full,
         forced=declaration.execution.executor,
         device=_device(declaration.execution.device),
-        engine=declaration.execution.engine,
         workers=min(declaration.execution.workers, cores()),
     )
 
@@ -404,7 +396,7 @@ def _declare(
         current=words.current,
         held=declare.held_of(words.problem),
         evaluations=declare.evaluations(settings.steps),
-        execution=declare.execution_of(choice, words.engine, words.device, engine.workers),
+        execution=declare.execution_of(choice, words.device, engine.workers),
         versions=declare.versions(),
         machine=declare.machine(words.device),
     )

@@ -82,7 +82,7 @@ class Held(Frozen):
 class Execution(Frozen):
     """How runs are trained; kept by `resume`, because it decides the last bits of every number."""
 
-    engine: Literal["local", "ray"]
+    engine: Literal["local"] = "local"
     device: str
     executor: Executor
     size: int = Field(ge=1, description="most runs in a chunk")
@@ -230,10 +230,9 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def execution_of(choice: Choice, engine: Literal["local", "ray"], device: str, workers: int) -> Execution:
+def execution_of(choice: Choice, device: str, workers: int) -> Execution:
     """The execution that a choice of executor leads to."""
     return Execution(
-        engine=engine,
         device=device,
         executor=choice.executor,
         size=choice.size,
