@@ -119,7 +119,7 @@ def compare(case: str, rounds: int, workers: int, forced: train.Executor | None,
     )
     peer = Peer(case, workers)
     with LocalEngine(assignment, workers) as engine:
-        choice = engine.choose(forced)
+        choice = engine.choose(forced, 0)
         unit = workers * choice.size  # runs that fill the fleet once
         fleet_seconds(engine, choice, unit, 10, scratch)
         speed = unit * steps / fleet_seconds(engine, choice, unit, steps, scratch)

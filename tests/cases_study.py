@@ -117,8 +117,8 @@ class HereEngine:
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
         return function(*arguments)
 
-    def choose(self, forced: Executor | None) -> Choice:
-        return worker.choose_executor(1e9, forced)
+    def choose(self, forced: Executor | None, run_steps: int) -> Choice:
+        return worker.choose_executor(1e9, forced, run_steps)
 
     def train(
         self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]

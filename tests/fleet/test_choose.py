@@ -211,10 +211,32 @@ def chosen(free: float = HUGE, of: Problem | None = None, **words: Any) -> tuple
 
 
 def test_the_faster_is_chosen(clock: dict[str, Any]) -> None:
-    clock["stack"] = lambda size: 0.2 * size if size < 8 else 0.1 * size
+    clock["stack"] = lambda size: 0.01 * size * (2 if size < 8 else 1)
     assert chosen() == ("stacked", 8)
     clock["stack"] = lambda size: 1.2 * size
     assert chosen() == ("single", 1)
+
+
+def test_a_slow_stack_is_not_doubled_for_nothing(clock: dict[str, Any]) -> None:
+    asked: list[int] = []
+    clock["stack"] = lambda size: asked.append(size) or {2: 0.2, 4: 0.199, 8: 0.01}[size] * size  # type: ignore[func-returns-value]
+    assert chosen() == ("stacked", 2) and asked == [2, 4]
+
+
+def test_long_work_is_compiled_where_that_is_faster(clock: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(stepper: Any) -> float:
+        return 1.0 if isinstance(stepper, Single) else 1e-3 * len(stepper.seeds) * (factor if stepper._compiled else 1)
+
+    monkeypatch.setattr(choosing, "seconds_of", seconds)
+    factor = 0.5
+    monkeypatch.setattr(choosing, "compiler", lambda: True)
+    assert chosen(run_steps=10**4) == ("stacked", 2)  # ten seconds of work
+    assert chosen(run_steps=10**7) == ("compiled", 2)
+    factor = 0.99
+    assert chosen(run_steps=10**7) == ("stacked", 2)
+    factor = 0.5
+    monkeypatch.setattr(choosing, "compiler", lambda: False)
+    assert chosen(run_steps=10**7) == ("stacked", 2)
 
 
 def test_the_smallest_of_equally_good_sizes_is_chosen(clock: dict[str, Any]) -> None:

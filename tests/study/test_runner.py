@@ -33,7 +33,7 @@ class Formula:
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
         raise NotImplementedError
 
-    def choose(self, forced: Executor | None) -> Choice:
+    def choose(self, forced: Executor | None, run_steps: int) -> Choice:
         raise NotImplementedError
 
     def train(

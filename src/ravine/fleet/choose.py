@@ -23,6 +23,8 @@ SIZES = (4, 8, 16, 32, 64, 128)
 PROBE_STEPS = 3
 SECONDS = 0.3  # of measurement per size
 NEAR = 1.05  # sizes whose time is within this factor of the best are equally good: the smallest of them is taken
+SLOW = 0.05  # seconds: a stack whose step takes longer is not doubled again for less than a gain of `NEAR`
+WORTH_COMPILING = 900.0  # seconds of training in each worker above which the compiler is tried
 RELATIVE = {torch.float64: 1e-8}  # how far displacements may differ in the parity probe; 1e-3 in float32
 
 
@@ -35,11 +37,20 @@ class Choice:
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def run_step(self) -> float:
+        """Seconds of a run-step as chosen; where a forced executor was not measured, those of the nearest that was."""
+        names = (f"{self.executor} x {self.size}", f"stacked x {self.size}", "single")
+        return next(self.seconds[name] for name in names if name in self.seconds)
 
-def choose(task: Task, program: Program, free_bytes: float, forced: Executor | None = None) -> Choice:
-    """The executor that trains a run-step fastest here, among those that pass the parity probe and fit in `free_bytes`.
 
-    A forced executor is taken as it is, but a stack that trains wrongly is refused all the same.
+def choose(
+    task: Task, program: Program, free_bytes: float, forced: Executor | None = None, run_steps: int = 0
+) -> Choice:
+    """The executor that is fastest here, among those that pass the parity probe and fit in `free_bytes`.
+
+    A forced executor is taken as it is, but a stack that trains wrongly is refused all the same. Compiling is tried
+    only where the `run_steps` that this worker has before it are many, and a C++ compiler is there.
     """
     rule = rules.get("momentum")
     if forced == "single":
@@ -53,15 +64,16 @@ def choose(task: Task, program: Program, free_bytes: float, forced: Executor | N
     spent: dict[int, float] = {}
     before = _peak_bytes(task.device)
     for size in SIZES:
-        stack = _stack(task, program, rule, size, forced == "compiled")
+        stack = _stack(task, program, rule, size)
         stack.evaluate("validation")  # for the memory that it takes
         taken = seconds_of(stack) / size
         grown = _peak_bytes(task.device) - before
         if grown > free_bytes:
             break
+        enough = bool(spent) and size * taken > SLOW and NEAR * taken > min(spent.values())
         spent[size] = taken
         hopeless = forced is None and min(spent.values()) > 1.5 * seconds["single"]
-        if hopeless or taken > 1.3 * min(spent.values()) or 2 * grown > free_bytes:
+        if enough or hopeless or taken > 1.3 * min(spent.values()) or 2 * grown > free_bytes:
             break
     if not spent:
         return Choice(
@@ -72,9 +84,14 @@ def choose(task: Task, program: Program, free_bytes: float, forced: Executor | N
     seconds |= {f"stacked x {size}": value for size, value in spent.items()}
     if forced is not None:
         return Choice(forced, size, "forced", seconds)
-    if best < seconds["single"]:
-        return Choice("stacked", size, f"{seconds['single'] / best:.1f}x as fast as one run at a time", seconds)
-    return Choice("single", 1, f"stacking would be {best / seconds['single']:.2f}x as slow", seconds)
+    if best >= seconds["single"]:
+        return Choice("single", 1, f"stacking would be {best / seconds['single']:.2f}x as slow", seconds)
+    executor: Executor = "stacked"
+    if best * run_steps > WORTH_COMPILING and compiler() and parity(task, program, compiled=True) is None:
+        seconds[f"compiled x {size}"] = seconds_of(_stack(task, program, rule, size, compiled=True)) / size
+        if seconds[f"compiled x {size}"] * NEAR < best:
+            executor, best = "compiled", seconds[f"compiled x {size}"]
+    return Choice(executor, size, f"{seconds['single'] / best:.1f}x as fast as one run at a time", seconds)
 
 
 def compiler() -> bool:
@@ -138,7 +155,7 @@ def _single(task: Task, rule: Rule) -> Stepper:
     return Single(task, rule, 0, {"lr": 1e-3, "momentum": 0.9})
 
 
-def _stack(task: Task, program: Program, rule: Rule, size: int, compiled: bool) -> Stepper:
+def _stack(task: Task, program: Program, rule: Rule, size: int, compiled: bool = False) -> Stepper:
     hyper = {"lr": [1e-3] * size, "momentum": [0.9] * size}
     return Stacked(program, rule, [run % 8 for run in range(size)], hyper, compiled=compiled)
 

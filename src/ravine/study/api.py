@@ -366,10 +366,10 @@ def _declare(
 ) -> tuple[Declaration, Plan]:
     """Chooses the executor, fits the study to the time given, and fixes everything."""
     listener.phase("measuring")
-    choice = engine.choose(words.forced)
-    spent = choice.seconds["single" if choice.executor == "single" else f"stacked x {choice.size}"]
-    notes = [f"runs train {choice.executor}: {choice.reason}"]
     settings, current = words.settings, words.current is not None
+    choice = engine.choose(words.forced, planning.count(words.methods, settings, current)[1])
+    spent = choice.run_step
+    notes = [f"runs train {choice.executor}: {choice.reason}"]
     if time is not None:
         fitted = planning.fit(words.methods, settings, current, spent, engine.workers, time)
         changed = [f"{n} {getattr(settings, n)} -> {getattr(fitted, n)}" for n in ("trials", "seeds", "steps")

@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     workers: int
 
-    def choose(self, forced: Executor | None) -> Choice: ...
+    def choose(self, forced: Executor | None, run_steps: int) -> Choice: ...
     def train(
         self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]
     ) -> Iterator[tuple[str, Trained]]: ...
@@ -83,12 +83,11 @@ class LocalEngine:
         future: Future[T] = self._pool.submit(function, *arguments)
         return _result(future)
 
-    def choose(self, forced: Executor | None) -> Choice:
-        """The executor for this study, measured in all workers at once, as they will work."""
+    def choose(self, forced: Executor | None, run_steps: int) -> Choice:
+        """The executor for a study of so many run-steps, measured in all workers at once, as they will work."""
         free = psutil.virtual_memory().available / self.workers
-        futures: list[Future[Choice]] = [
-            self._pool.submit(worker.choose_executor, free, forced) for _ in range(self.workers)
-        ]
+        words = free, forced, run_steps // self.workers
+        futures: list[Future[Choice]] = [self._pool.submit(worker.choose_executor, *words) for _ in range(self.workers)]
         choices = [_result(future) for future in futures]
         return sorted(choices, key=lambda choice: choice.size)[(len(choices) - 1) // 2]
 

@@ -99,10 +99,10 @@ def _ready() -> _Ready:
     return _Ready(task, Program(task), np.memmap(_assignment.progress, dtype=np.int64, mode="r+"))
 
 
-def choose_executor(free_bytes: float, forced: Executor | None) -> Choice:
+def choose_executor(free_bytes: float, forced: Executor | None, run_steps: int) -> Choice:
     """The executor that is best in this worker, with the seconds of a run-step, measured if the choice needed none."""
     ready = _ready()
-    choice = choose(ready.task, ready.program, free_bytes, forced)
+    choice = choose(ready.task, ready.program, free_bytes, forced, run_steps)
     if choice.seconds:
         return choice
     alone = Single(ready.task, rules.get("momentum"), 0, {"lr": 1e-3, "momentum": 0.9})
