@@ -147,12 +147,12 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["ravine.study.verdict", "ravine.study.api", "ravine.report"])
 
 
-def in_child(words: Sequence[str], trouble: Callable[[], None] | None = None) -> Ended:
+def in_child(words: Sequence[str], trouble: Callable[[], None] | None = None, seconds: float = 60) -> Ended:
     """A command line in a process of its own that trains by itself; `trouble` is called in it beforehand."""
     with NamedTemporaryFile("r") as said:
         process = _processes.Process(target=_child, args=(list(words), trouble, said.name))
         process.start()
-        process.join(60)
+        process.join(seconds)
         assert process.exitcode is not None, "the process hangs"
         return Ended(process.exitcode, said.read())
 
@@ -381,13 +381,14 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def begin(directory: Path, like: Path, **execution: object) -> Path:
+def begin(directory: Path, like: Path, study_seed: int = 0, **execution: object) -> Path:
     """A study directory as it is right after the declaration: with the study.json of another one and nothing else.
 
     `execution`: what is to be different in how its runs are trained.
     """
     directory.mkdir(parents=True)
     declaration = json.loads((like / "study.json").read_text())
+    declaration["study_seed"] = study_seed
     declaration["execution"].update(execution)
     (directory / "study.json").write_text(json.dumps(declaration))
     return directory

@@ -211,7 +211,7 @@ def chosen(free: float = HUGE, of: Problem | None = None, **words: Any) -> tuple
 
 
 def test_the_faster_is_chosen(clock: dict[str, Any]) -> None:
-    clock["stack"] = lambda size: 0.01 * size * (2 if size < 8 else 1)
+    clock["stack"] = lambda size: 0.001 * size * (2 if size < 8 else 1)
     assert chosen() == ("stacked", 8)
     clock["stack"] = lambda size: 1.2 * size
     assert chosen() == ("single", 1)

@@ -78,7 +78,7 @@ PROBLEMS = {
 }
 SENTENCES = {
     "no problem()": "tiny.py has no function problem(); define one that returns a ravine.Problem",
-    "a file that fails": "tiny.py fails when it is loaded: ModuleNotFoundError: No module named 'torhc' (tiny.py, line ",
+    "a file that fails": "tiny.py fails when it is loaded: ModuleNotFoundError: No module named 'torhc' (tiny.py, ",
     "output and loss": "problem 'tiny': targets from 0 to 1 do not fit 1 outputs (0 to 0)",
     "input and model": "problem 'tiny': the model fails on inputs (16, 4) float32: RuntimeError: mat1 and mat2",
     "not a number": "problem 'tiny': train[0] has NaN or infinity, first in row 3; fill or drop such rows",

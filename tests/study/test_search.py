@@ -414,7 +414,7 @@ def test_a_configuration_that_loses_learning_on_a_screening_seed_is_skipped() ->
 def test_without_failures_nothing_is_skipped_and_four_are_screened() -> None:
     found, engine = tuned("sgd", horizons=False)
     assert found.skipped == ()
-    assert 4 <= len(configurations(engine.asked("screen"))) <= 8  # the finalists, and those of the equal dimension
+    assert len(configurations(engine.asked("screen"))) in (4, 5)  # the equal-dimension winner may be one of them
 
 
 def test_if_no_candidate_learns_on_the_screening_seeds_the_best_stand_with_a_warning_and_the_search_ends() -> None:
@@ -424,7 +424,7 @@ def test_if_no_candidate_learns_on_the_screening_seeds_the_best_stand_with_a_war
     found, engine = tuned("sgd", train, horizons=False)
     assert found.finalists[0] == max(found.trials, key=lambda t: t.score).configuration
     assert any("none of its best configurations" in warning for warning in found.warnings)
-    assert len(configurations(engine.asked("screen"))) <= 2 * 4 * 4  # the finalists and those of equal dimension
+    assert len(configurations(engine.asked("screen"))) <= 4 * 4 + 4
 
 
 def test_a_configuration_that_diverged_on_a_tuning_seed_is_no_candidate() -> None:
@@ -532,13 +532,13 @@ def test_the_equal_dimension_search_tunes_the_learning_rate_alone_on_the_same_po
     for name in ("momentum", "adam"):
         tried = configurations(found[name][1].asked("fixed"))
         assert len(tried) == 16 and {dict(c.hyper).get("momentum", dict(c.hyper).get("beta1")) for c in tried} == {0.9}
-        assert len(found[name][0].fixed) == 4 and set(found[name][0].fixed) <= set(tried)
+        assert found[name][0].fixed in tried
         low, high = box_of(name, found[name][1]).low[0], box_of(name, found[name][1]).high[0]
         points[name] = [math.log(c.lr / low) / math.log(high / low) for c in tried]
     sgd, engine = found["sgd"]
     assert engine.asked("fixed") == []
     first = [t.configuration for t in sgd.trials[:16]]
-    assert sgd.fixed[0] == max(first, key=lambda c: sgd.trial(c).score)
+    assert sgd.fixed == max(first, key=lambda c: sgd.trial(c).score)
     box = box_of("sgd", engine)
     assert np.allclose(points["momentum"], points["adam"], atol=1e-6)
     assert np.allclose(points["momentum"], [unit(c, box)[0] for c in first], atol=1e-6)
@@ -548,7 +548,7 @@ def test_the_evaluation_runs_finalists_equal_dimension_winner_defaults_and_horiz
     found, _ = tuned("momentum")
     request = search.evaluate_request(found, SETTINGS)
     assert request.phase == "evaluate" and len(set(request.runs)) == len(request.runs)
-    wanted = {(c, 400) for c in (*found.finalists, *found.fixed, found.defaults)}
+    wanted = {(c, 400) for c in (*found.finalists, found.fixed, found.defaults)}
     wanted |= {(c, steps) for steps, best in found.horizons for c in best}
     assert {(Configuration(r.method, r.hyper), r.steps) for r in request.runs} == wanted
     assert len(request.runs) == len(wanted) * SETTINGS.seeds

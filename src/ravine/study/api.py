@@ -269,6 +269,9 @@ def _words(
         worst=judged_by.worst,
         study_seed=study_seed,
         horizons=problem.schedule is None,
+        secondary=tuple(
+            (one.name, one.higher_is_better, one.worst) for one in declare.secondary_of(problem, judged_by)
+        ),
     )
     return _Words(
         given=given,

@@ -9,6 +9,7 @@ import numpy as np
 
 from ravine.errors import UserError
 from ravine.study import methods as registry
+from ravine.study.infer import CHANCES
 from ravine.study.power import detectable
 from ravine.study.search import SCREENING_SEEDS, Settings
 from ravine.study.space import FIRST_PROBE, probe_steps, quarter, shares
@@ -17,7 +18,7 @@ FEWEST_TRIALS, FEWEST_SEEDS, FEWEST_STEPS = 16, 10, 10
 STARTING_SECONDS = 10.0  # workers start, the executor is measured, the report is written
 EVALUATION_SHARE = 1.25  # a run-step with its share of evaluations, in bare run-steps
 BYTES_PER_RUN = 8_000
-FINALISTS = 4
+FINALISTS = len(CHANCES)
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,21 @@ class Plan:
 
 
 def count(methods: Sequence[str], settings: Settings, current: bool) -> tuple[int, int]:
-    """(runs, run-steps) of a study without extension rounds; a run that two methods share counts once."""
+    """(runs, run-steps) of a study without extension rounds, at most: finalists that are best in several ways run once."""
     whole = probing = shorter = 0
+    winners = len(settings.secondary)
     for name in methods:
         method = registry.get(name)
         parts = shares(settings.trials, method.face is not None)
         reused = method.face is not None and method.face.method in methods
         trials = settings.trials - (parts.face if reused else 0)
         # the equal-dimension search of a method that searches its learning rate alone is part of its trials
-        fixed = quarter(settings.trials) if len(method.axes) > 1 else 0
-        whole += (trials + fixed) * settings.tuning_seeds
-        whole += (FINALISTS + 1 + len(settings.horizon_steps)) * SCREENING_SEEDS
-        whole += (FINALISTS + 2) * settings.seeds
+        several = len(method.axes) > 1
+        chosen = FINALISTS + several + winners
+        whole += (trials + several * quarter(settings.trials)) * settings.tuning_seeds
+        whole += chosen * SCREENING_SEEDS + (chosen + 1) * settings.seeds
         probing += len(FIRST_PROBE) * settings.tuning_seeds * (1 if method.face is None or reused else 2)
-        shorter += settings.seeds
+        shorter += FINALISTS * (SCREENING_SEEDS + settings.seeds)
     if current:
         whole += settings.seeds
     horizon_steps = sum(settings.horizon_steps)

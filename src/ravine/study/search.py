@@ -181,7 +181,7 @@ class Tuned:
 
     finalists: up to four configurations, the winner first (one on the face is of the contained method); trials: all
     that were tried, in order; ranges: (low, high) of every searched hyper-parameter, extensions included; skipped:
-    configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: finalists
+    configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: the winner
     of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation
     values).
     """
@@ -193,7 +193,7 @@ class Tuned:
     extensions: tuple[Side, ...]
     skipped: tuple[Configuration, ...]
     horizons: tuple[tuple[int, tuple[Configuration, ...]], ...]
-    fixed: tuple[Configuration, ...]
+    fixed: Configuration
     defaults: Configuration
     secondary: tuple[tuple[str, Configuration], ...]
     warnings: tuple[str, ...] = ()
@@ -333,7 +333,7 @@ def tune(method: Method, settings: Settings) -> Coroutine[Tuned]:
 
     tried, horizons = list(search.phases), settings.horizon_steps
     wanted = len(CHANCES)
-    screens = [search.screen(tried, settings.steps, wanted), search.screen(fixed, settings.steps, wanted)]
+    screens = [search.screen(tried, settings.steps, wanted), search.screen(fixed, settings.steps, 1)]
     screens += [search.screen(tried, steps, wanted) for steps in horizons]
     others = [settings.judged_by(other) for other in settings.secondary]
     screens += [search.judged_by(other).screen(tried, settings.steps, 1) for other in others]
@@ -349,7 +349,7 @@ def tune(method: Method, settings: Settings) -> Coroutine[Tuned]:
         extensions=tuple(extensions),
         skipped=tuple(skipped),
         horizons=tuple((steps, tuple(passed)) for steps, (passed, _, _) in zip(horizons, at_horizons, strict=True)),
-        fixed=tuple(equal),
+        fixed=equal[0],
         defaults=Configuration(method.name, method.defaults),
         secondary=tuple((other.endpoint, passed[0]) for other, (passed, _, _) in zip(others, by_others, strict=True)),
         warnings=(*warnings, *screening, *_warnings(method, settings, box, extensions, trials, best[0])),
@@ -566,7 +566,7 @@ def _warnings(
 
 def evaluate_request(tuned: Tuned, settings: Settings) -> Request:
     """The runs on the evaluation seeds, test data included: finalists, other winners, defaults."""
-    whole = [*tuned.finalists, *tuned.fixed, tuned.defaults, *(winner for _, winner in tuned.secondary)]
+    whole = [*tuned.finalists, tuned.fixed, tuned.defaults, *(winner for _, winner in tuned.secondary)]
     wanted = [(configuration, settings.steps) for configuration in whole]
     wanted += [(configuration, steps) for steps, best in tuned.horizons for configuration in best]
     runs = (run for configuration, steps in wanted for run in configuration.runs(settings.evaluation, steps, test=True))

@@ -64,7 +64,9 @@ def conclude(
         "contrasts": found,
         "methods": {name: _method(one, judged[name]) for name, one in tuned.items()},
         "current": None if own is None else {"settings": _settings(own), "score": _mean(judged["current"])},
-        "equal_dimension": compared({n: one.fixed for n, one in tuned.items()}, trials=space.quarter(settings.trials)),
+        "equal_dimension": compared(
+            {n: (one.fixed,) for n, one in tuned.items()}, trials=space.quarter(settings.trials)
+        ),
         "defaults": compared({n: (one.defaults,) for n, one in tuned.items()}),
         "horizons": [
             {
