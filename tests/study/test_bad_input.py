@@ -1,5 +1,6 @@
 """Wrong words and unfit problems: one sentence with the mend, 2 (or 1 where the work failed), and no traceback."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,21 @@ def test_a_problem_that_diverges_at_every_setting(say: Say, tmp_path: Path) -> N
     assert code == 1
     assert said.startswith("Every configuration of sgd diverges within 56 steps at learning rates from ")
     assert "scale the data or the loss down, clip the gradient, or leave the method out" in said
+
+
+def test_a_model_that_fails_in_the_midst(say: Say) -> None:
+    code, said = say(
+        (
+            "        return super().forward(inputs)",
+            "        if self[0].weight.abs().max() > 3:\n"
+            "            raise ValueError('weights too large')\n"
+            "        return super().forward(inputs)",
+        )
+    )
+    assert code == 2
+    assert re.fullmatch(
+        r"problem 'tiny': training with sgd fails: ValueError: weights too large \(tiny.py, line \d+\)", said
+    )
 
 
 def test_a_negative_loss_as_endpoint(say: Say) -> None:

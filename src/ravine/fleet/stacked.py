@@ -19,6 +19,9 @@ from ravine.fleet.trace import drop_untouched, reuse_memory, trace
 from ravine.rules import Rule
 
 
+AHEAD = 16  # steps whose row numbers are looked up at once
+
+
 class Layout:
     """Where each parameter lies in a row of the (runs, P) buffer."""
 
@@ -203,12 +206,16 @@ class Stacked:
         unique = {seed: number for number, seed in enumerate(dict.fromkeys(self.seeds))}
         self._orders = {seed: self._orders[seed] for seed in unique}
         self._number = torch.tensor([unique[seed] for seed in self.seeds], device=self._task.device)
+        self._ahead_from, self._ahead = 0, torch.empty(0, dtype=torch.int64)  # row numbers of the steps ahead
 
     def _batch(self, step: int) -> list[Tensor]:
         if self._task.full_batch:
             return self._whole
-        rows = torch.from_numpy(np.stack([order.batch(step) for order in self._orders.values()]))
-        rows = rows.to(self._task.device)[self._number]
+        if not 0 <= step - self._ahead_from < len(self._ahead):
+            steps = range(step, step + AHEAD)
+            ahead = np.stack([[order.batch(one) for order in self._orders.values()] for one in steps])
+            self._ahead_from, self._ahead = step, torch.from_numpy(ahead).to(self._task.device)[:, self._number]
+        rows = self._ahead[step - self._ahead_from]
         flat = rows.view(-1)
         return [leaf.index_select(0, flat).view(*rows.shape, *leaf.shape[1:]) for leaf in self._whole]
 
@@ -248,8 +255,8 @@ class Stacked:
         return total / rows
 
     def finite(self) -> Tensor:
-        """Which runs still have finite parameters, shape (runs,)."""
-        return self._flat.isfinite().all(dim=1)
+        """Which runs still have finite parameters, shape (runs,): a sum is finite only if its terms are."""
+        return self._flat.sum(dim=1).isfinite()
 
     def keep(self, alive: Tensor) -> None:
         """Goes on with these runs only: what diverged no longer costs anything."""

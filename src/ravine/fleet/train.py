@@ -112,7 +112,7 @@ def train(
     for stepper in _steppers(task, program, work, len(done)):
         done += _follow(task, stepper, work, saved, functools.partial(keeper.keep, done, stepper), progress)
         saved = None
-    return done
+    return done[: len(work.trials)]
 
 
 def _steppers(task: Task, program: Program, work: Work, done: int) -> Iterator[Stepper]:
@@ -122,9 +122,19 @@ def _steppers(task: Task, program: Program, work: Work, done: int) -> Iterator[S
         for trial in work.trials[done:]:
             yield Single(task, rule, trial.seed, trial.hyper)
     else:
-        seeds = [trial.seed for trial in work.trials]
-        hyper = {name: [trial.hyper[name] for trial in work.trials] for name in work.trials[0].hyper}
+        spare = places(len(work.trials)) - len(work.trials)
+        trials = [*work.trials, *work.trials[-1:] * spare]
+        seeds = [trial.seed for trial in trials]
+        hyper = {name: [trial.hyper[name] for trial in trials] for name in trials[0].hyper}
         yield Stacked(program, rule, seeds, hyper, compiled=work.executor == "compiled")
+
+
+def places(runs: int) -> int:
+    """The places of a stack for so many runs: few sizes, because each is traced anew. Spare ones repeat the last run."""
+    if runs <= 8:
+        return int(2 ** math.ceil(math.log2(runs)))
+    step = 8 if runs <= 32 else 16 if runs <= 64 else 32
+    return step * math.ceil(runs / step)
 
 
 def _follow(
@@ -137,12 +147,16 @@ def _follow(
 ) -> list[Record]:
     """Trains the runs of a stepper to their end, from what was saved of them."""
     evaluations = set(evaluation_steps(work.steps))
+
+    def wanted(alive: list[int]) -> int:
+        return sum(run < len(work.trials) for run in alive)  # the others are in spare places
+
     if saved is not None:
         records, alive, start = saved.records, saved.alive, saved.step
         if len(alive) < len(stepper.seeds):
             stepper.keep(torch.tensor([run in alive for run in range(len(stepper.seeds))]))
         stepper.load(saved.tensors)
-        progress(start * len(alive))
+        progress(start * wanted(alive))
     else:
         records = [Record(loss) for loss in stepper.evaluate("train")[:, 0].tolist()]
         alive, start = list(range(len(records))), 0
@@ -152,16 +166,18 @@ def _follow(
         since += 1
         if step + 1 not in evaluations:
             continue
-        progress(since * len(alive))
+        progress(since * wanted(alive))
         _record(records, alive, step + 1, total / since, stepper, work.test)
         well = [run for run in alive if records[run].diverged_at is None]
         if not well:
             return records
-        # Places are freed a quarter of the stack at a time: until then what diverged is only not recorded. A compiled
-        # step is of one number of runs, and compiling another costs more than what would be saved.
-        if len(well) <= 0.75 * len(alive) and work.executor == "stacked":
-            stepper.keep(torch.tensor([run in well for run in alive]))
-            alive = well
+        # Until places are freed, what diverged is only not recorded. A compiled step is of one number of runs, and
+        # compiling another costs more than what would be saved.
+        if places(len(well)) < len(alive) and work.executor == "stacked":
+            lost = [run for run in alive if run not in well]
+            kept = {*well, *lost[: places(len(well)) - len(well)]}
+            stepper.keep(torch.tensor([run in kept for run in alive]))
+            alive = [run for run in alive if run in kept]
         total, since = torch.zeros(len(alive), dtype=torch.float64, device=task.device), 0
         keep(step + 1, alive, records)
     for run, loss in zip(alive, stepper.evaluate("train")[:, 0].tolist(), strict=True):

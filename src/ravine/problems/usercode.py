@@ -8,13 +8,13 @@ from types import TracebackType
 
 import torch
 
-from ravine.errors import UserError
+from ravine.errors import UserError, WorkError
 
 _OURS = (str(Path(__file__).resolve().parents[1]), str(Path(torch.__file__).parent), "<")  # "<": made at run time
 
 
 class UserCode:
-    """Context in which a user's code runs: whatever it raises, sys.exit included, leaves as one UserError.
+    """Context in which a user's code runs: whatever it raises but a WorkError, sys.exit included, is one UserError.
 
     The sentence is "WHAT: KIND: MESSAGE (FILE, line N); MEND", where the line is the deepest one that is neither
     ours nor torch's. The original exception stays attached as the cause.
@@ -30,7 +30,7 @@ class UserCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, (Exception, SystemExit)):
+        if not isinstance(error, (Exception, SystemExit)) or isinstance(error, WorkError):
             return
         where = _line_of(error, trace)
         if isinstance(error, UserError):

@@ -37,7 +37,7 @@ class Plan:
 
 
 def count(methods: Sequence[str], settings: Settings, current: bool) -> tuple[int, int]:
-    """(runs, run-steps) of a study without extension rounds, at most: finalists that are best in several ways run once."""
+    """(runs, run-steps) of a study without extension rounds, at most: what is best in several ways runs once."""
     whole = probing = shorter = 0
     winners = len(settings.secondary)
     for name in methods:

@@ -25,6 +25,7 @@ from ravine.fleet.task import Task
 from ravine.fleet.train import Executor, Record, Trial, Work, train
 from ravine.problems import Problem, digest, prepare
 from ravine.problems.loading import load
+from ravine.problems.usercode import UserCode
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def choose_executor(free_bytes: float, forced: Executor | None, run_steps: int) 
 
 
 def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
-    """Trains a chunk, going on from its checkpoint if there is one."""
+    """Trains a chunk, going on from its checkpoint if there is one. Raises UserError if the problem's code fails."""
     ready = _ready()
     place = number % len(ready.progress)
     ready.progress[place] = 0
@@ -120,7 +121,8 @@ def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
         ready.progress[place] += steps * count // len(filled.trials)
 
     began = time.perf_counter()
-    records = train(ready.task, ready.program, filled, checkpoint, progress)
+    with UserCode(f"problem '{ready.task.problem.name}': training with {work.rule} fails"):
+        records = train(ready.task, ready.program, filled, checkpoint, progress)
     return Trained(records[:count], time.perf_counter() - began)
 
 
