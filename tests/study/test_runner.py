@@ -10,13 +10,13 @@ import pytest
 from cases_study import Quiet
 from ravine.errors import WorkError
 from ravine.fleet.choose import Choice
-from ravine.fleet.train import Executor, Record, Trial, Work
+from ravine.fleet.train import Executor, Record, Work
 from ravine.study import declare
 from ravine.study.declare import Declaration
 from ravine.study.runner import Runner, all_runs, full_hyper, split
 from ravine.study.search import Request, Run
 from ravine.study.store import Store
-from ravine.study.worker import Trained, fill
+from ravine.study.worker import Trained
 
 T = TypeVar("T")
 NAMES = ("loss", "accuracy")
@@ -81,25 +81,16 @@ class Bench:
         (1, 4, 2, [1]),
         (4, 4, 2, [4]),
         (5, 4, 2, [2, 3]),
-        (15, 64, 2, [15]),  # fewer than 8 for each worker: one chunk
-        (16, 64, 2, [8, 8]),
+        (31, 64, 2, [31]),  # fewer than 16 for each worker: one chunk
+        (32, 64, 2, [16, 16]),
         (40, 16, 2, [10, 10, 10, 10]),
-        (40, 64, 4, [10, 10, 10, 10]),
+        (64, 64, 4, [16, 16, 16, 16]),
     ],
 )
 def test_runs_are_split_evenly_among_the_workers(count: int, size: int, workers: int, lengths: list[int]) -> None:
     parts = split(list(runs("sgd", range(count))), size, workers)
     assert [len(part) for part in parts] == lengths
     assert [run for part in parts for run in part] == list(runs("sgd", range(count)))
-
-
-@pytest.mark.parametrize(
-    ("count", "filled"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 12), (13, 16), (64, 64)]
-)
-def test_a_stack_is_filled_up_to_one_of_few_lengths(count: int, filled: int) -> None:
-    trials = tuple(Trial(seed, {"lr": 0.1}) for seed in range(count))
-    assert fill(trials)[:count] == trials
-    assert fill(trials)[count:] == trials[-1:] * (filled - count)
 
 
 def test_every_run_gets_its_own_result(tmp_path: Path) -> None:

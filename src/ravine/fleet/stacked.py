@@ -18,7 +18,6 @@ from ravine.fleet.task import Task
 from ravine.fleet.trace import drop_untouched, reuse_memory, trace
 from ravine.rules import Rule
 
-
 AHEAD = 16  # steps whose row numbers are looked up at once
 
 

@@ -40,13 +40,24 @@ class Trial:
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained at once: runs of one rule, for `steps` steps; the test split is touched only if `test`."""
+    """What is trained at once: runs of one rule, for `steps` steps; the test split is touched only if `test`.
+
+    budget: the steps of the study. A run that stops earlier is evaluated as a whole one is until there, so that
+    stopping early brings no more chances to look good. None: the run is a whole one.
+    """
 
     rule: str
     trials: tuple[Trial, ...]
     steps: int
     test: bool
     executor: Executor
+    budget: int | None = None
+
+    @property
+    def evaluations(self) -> set[int]:
+        """After which steps its runs are evaluated."""
+        regular = evaluation_steps(self.steps if self.budget is None else self.budget)
+        return {step for step in regular if step <= self.steps} | {self.steps}
 
     @property
     def digest(self) -> str:
@@ -146,7 +157,7 @@ def _follow(
     progress: Progress,
 ) -> list[Record]:
     """Trains the runs of a stepper to their end, from what was saved of them."""
-    evaluations = set(evaluation_steps(work.steps))
+    evaluations = work.evaluations
 
     def wanted(alive: list[int]) -> int:
         return sum(run < len(work.trials) for run in alive)  # the others are in spare places

@@ -185,13 +185,14 @@ class Runner:
             steps=first.steps,
             test=first.test,
             executor=self._declaration.execution.executor,
+            budget=self._declaration.steps,
         )
 
 
 def split(runs: Sequence[Run], size: int, workers: int) -> list[Sequence[Run]]:
-    """Chunks of nearly equal length, at most `size`; as many for every worker, where each can have 8 runs or more."""
+    """Chunks of nearly equal length, at most `size`; as many for every worker, where each can have 16 runs or more."""
     count = math.ceil(len(runs) / size)
-    if len(runs) >= 8 * workers:
+    if len(runs) >= 16 * workers:
         count = workers * math.ceil(count / workers)
     bounds = [round(k * len(runs) / count) for k in range(count + 1)]
     return [runs[a:b] for a, b in itertools.pairwise(bounds)]

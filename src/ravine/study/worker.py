@@ -22,7 +22,7 @@ from ravine.fleet.choose import Choice, choose, seconds_of
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
-from ravine.fleet.train import Executor, Record, Trial, Work, train
+from ravine.fleet.train import Executor, Record, Work, train
 from ravine.problems import Problem, digest, prepare
 from ravine.problems.loading import load
 from ravine.problems.usercode import UserCode
@@ -115,26 +115,14 @@ def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
     ready = _ready()
     place = number % len(ready.progress)
     ready.progress[place] = 0
-    count, filled = len(work.trials), work if work.executor == "single" else replace(work, trials=fill(work.trials))
 
     def progress(steps: int) -> None:
-        ready.progress[place] += steps * count // len(filled.trials)
+        ready.progress[place] += steps
 
     began = time.perf_counter()
     with UserCode(f"problem '{ready.task.problem.name}': training with {work.rule} fails"):
-        records = train(ready.task, ready.program, filled, checkpoint, progress)
-    return Trained(records[:count], time.perf_counter() - began)
-
-
-def fill(trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
-    """The trials, the last one repeated until there are 2^k or 3 * 2^k.
-
-    A stack is traced, perhaps compiled, anew for every number of runs that it meets, which takes as long as thousands
-    of run-steps: the fewer numbers, the better.
-    """
-    power = 1 << (len(trials) - 1).bit_length()
-    wanted = power if len(trials) > 3 * power // 4 else 3 * power // 4
-    return trials + trials[-1:] * (wanted - len(trials))
+        records = train(ready.task, ready.program, work, checkpoint, progress)
+    return Trained(records, time.perf_counter() - began)
 
 
 def step_seconds(rule: str, hyper: dict[str, float]) -> float:
