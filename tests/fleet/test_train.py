@@ -42,9 +42,6 @@ def regression(**changes: Any) -> Problem:
 
 
 @pytest.mark.parametrize(
-    ("steps", "wanted"), [(1, [1]), (2, [1, 2]), (30, list(range(1, 31))), (1000, list(range(10, 1001, 10)))]
-)
-@pytest.mark.parametrize(
     ("runs", "wanted"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 16), (25, 32), (33, 48), (64, 64), (65, 96)]
 )
 def test_stacks_have_few_sizes(runs: int, wanted: int) -> None:
@@ -58,6 +55,9 @@ def test_a_run_that_stops_early_is_evaluated_as_a_whole_one_until_there() -> Non
     assert Work("sgd", (), 33, False, "single").evaluations == set(range(1, 34))
 
 
+@pytest.mark.parametrize(
+    ("steps", "wanted"), [(1, [1]), (2, [1, 2]), (30, list(range(1, 31))), (1000, list(range(10, 1001, 10)))]
+)
 def test_evaluations_are_a_hundred_even_steps(steps: int, wanted: list[int]) -> None:
     assert evaluation_steps(steps) == wanted
 

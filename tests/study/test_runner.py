@@ -54,7 +54,7 @@ class Formula:
 
 def declaration(size: int = 4) -> Declaration:
     execution = declare.execution_of(Choice("single", size, "forced", {"single": 1e-3}), "cpu", 2)
-    return Declaration.model_construct(execution=execution)
+    return Declaration.model_construct(execution=execution, steps=10)
 
 
 def runs(method: str, seeds: Sequence[int], lr: float = 0.1, test: bool = False) -> tuple[Run, ...]:

@@ -141,7 +141,7 @@ def _steppers(task: Task, program: Program, work: Work, done: int) -> Iterator[S
 
 
 def places(runs: int) -> int:
-    """The places of a stack for so many runs: few sizes, because each is traced anew. Spare ones repeat the last run."""
+    """The places of a stack for so many runs: few sizes, since each is traced anew. Spare ones repeat the last run."""
     if runs <= 8:
         return int(2 ** math.ceil(math.log2(runs)))
     step = 8 if runs <= 32 else 16 if runs <= 64 else 32
