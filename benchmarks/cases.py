@@ -66,7 +66,7 @@ def autoencoder() -> Problem:
         return nn.Sequential(*layers)
 
     x = torch.rand(2000, 784, generator=torch.Generator().manual_seed(0))
-    return Problem(name="autoencoder", model=model, loss=mse_loss, train=(x, x), batch_size=200, steps=20)
+    return Problem(name="autoencoder", model=model, loss=mse_loss, train=(x, x), batch_size=200, steps=100)
 
 
 CASES: dict[str, Callable[[], Problem]] = {

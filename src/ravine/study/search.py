@@ -181,8 +181,8 @@ class Tuned:
 
     finalists: up to four configurations, the winner first (one on the face is of the contained method); trials: all
     that were tried, in order; ranges: (low, high) of every searched hyper-parameter, extensions included; skipped:
-    configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: the winner
-    of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation
+    configurations that lost learning on a screening seed; horizons: (steps, finalists at those steps); fixed: the
+    winner of the equal-dimension search; defaults: the untuned setting; secondary: (endpoint, winner by its validation
     values).
     """
 
