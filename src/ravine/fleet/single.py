@@ -65,8 +65,9 @@ class Single:
         return total / rows
 
     def finite(self) -> Tensor:
-        """Whether all parameters are still finite, shape (1,)."""
-        return torch.stack([parameter.isfinite().all() for parameter in self._trained]).all().view(1)
+        """Whether all parameters are still finite, shape (1,): a sum is finite only if its terms are."""
+        sums = [parameter.detach().sum().float() for parameter in self._trained]
+        return torch.stack(sums).isfinite().all().view(1)
 
     def keep(self, alive: Tensor) -> None:
         """A run alone has no neighbours to be rid of."""
