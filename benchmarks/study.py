@@ -10,7 +10,6 @@ search, screening, shorter horizons, the defaults, inference and the report.
 """
 
 import argparse
-import functools
 import json
 import logging
 import os
@@ -39,11 +38,15 @@ RANGES = {"sgd": (0.004, 4.0), "momentum": (0.002, 2.0), "nesterov": (0.002, 2.0
 FINALISTS = 4
 
 
-@functools.cache
+_data: list[Any] = []  # of this process; a cached function would not travel to the workers
+
+
 def data() -> Any:
     """digits, once a process."""
-    torch.set_num_threads(1)
-    return prepare(digits())
+    if not _data:
+        torch.set_num_threads(1)
+        _data.append(prepare(digits()))
+    return _data[0]
 
 
 def optimizer(method: str, setting: Mapping[str, float], model: torch.nn.Module) -> torch.optim.Optimizer:
