@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from scipy import stats
 from ravine.study.infer import Contrast, Finalists, contrasts
 from ravine.study.methods import get
 from ravine.study.power import detectable, seeds_needed
+from ravine.study.runner import Curves
 from ravine.study.search import Request, Run, Settings, drive, judge, tune
 
 Floats = NDArray[np.float64]
@@ -134,18 +135,6 @@ def rate(name: str, hits: int, total: int) -> Row:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A simulated run, evaluated once, at its end."""
-
-    initial_loss: float
-    final_train_loss: float
-    diverged_at: int | None
-    steps: tuple[int, ...]
-    validation: Mapping[str, Floats]
-    test: Mapping[str, Floats] | None
-
-
-@dataclass(frozen=True)
 class Landscape:
     """A response surface in (log of the effective learning rate, log(1 - momentum)).
 
@@ -187,7 +176,7 @@ class Simulator:
         self.generator = np.random.default_rng([study, 5])
         self.seeds: dict[int, Floats] = {}
 
-    def __call__(self, requests: list[Request]) -> dict[Run, Ran]:
+    def __call__(self, requests: list[Request]) -> dict[Run, Curves]:
         runs = [run for request in requests for run in request.runs]
         land = self.landscape
         lr = np.array([dict(run.hyper)["lr"] for run in runs])
@@ -208,7 +197,7 @@ class Simulator:
         loss = np.maximum(INITIAL * (1 - true + 0.5 * land.row_noise * noise[3]), 1e-3)
         trained = np.where(failed, 1.001, 1 / (1 + lr / complement / land.optimum))
         return {
-            run: Ran(
+            run: Curves(
                 INITIAL,
                 float(INITIAL * trained[i]),
                 1 if lr[i] >= 4 * limit[i] else None,

@@ -31,10 +31,10 @@ class Formula:
         self.trained: list[str] = []
 
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
-        raise NotImplementedError
+        raise AssertionError("a runner asks an engine for nothing but training")
 
     def choose(self, forced: Executor | None, run_steps: int) -> Choice:
-        raise NotImplementedError
+        raise AssertionError("a runner keeps the executor that was declared")
 
     def train(
         self, works: Sequence[tuple[str, Work]], checkpoints: Path | None, tick: Callable[[int], None]
