@@ -189,6 +189,8 @@ def settings(rule: str, count: int) -> list[dict[str, float]]:
     """Hyper-parameters of `count` runs, each run with its own."""
     defaults = {name: one.default or 0.0 for name, one in rules.get(rule).hyper.items()}
     varied = [{**defaults, "lr": 0.005 * (1 + run)} for run in range(count)]
+    if "delta" in defaults:
+        varied = [{**one, "delta": (0.5, 1.0, 2.0)[run % 3]} for run, one in enumerate(varied)]  # so that it projects
     if "momentum" in defaults:
         varied = [{**one, "momentum": 0.9 / (1 + run)} for run, one in enumerate(varied)]
     return varied

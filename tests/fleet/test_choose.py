@@ -114,8 +114,13 @@ def test_weights_that_come_apart_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_small_error_in_the_gradient_is_found(monkeypatch: pytest.MonkeyPatch, fault: float) -> None:
     made = task(problem(dense))
     program = Program(made)
-    flat = program.layout.flat
-    monkeypatch.setattr(program.layout, "flat", lambda tensors: flat([tensors[0] * fault, *tensors[1:]]))
+    trace = program._trace_gradients
+
+    def faulty(sections: list[list[torch.Tensor]]) -> Any:
+        gradients, updated = trace(sections)
+        return lambda *values: [(found := gradients(*values))[0] * fault, *found[1:]], updated
+
+    monkeypatch.setattr(program, "_trace_gradients", faulty)
     assert "a run alone" in str(parity(made, program))
 
 

@@ -59,12 +59,57 @@ def test_every_rule_stacked_is_single(rule: str) -> None:
     assert_same_runs(dense_task(), rule)
 
 
-@pytest.mark.parametrize("rule", ["nesterov", "adam"])
+@functools.cache
+def every_field() -> Task:
+    def schedule(step: int) -> float:
+        return 0.0 if step < 2 else 1.0
+
+    return task(problem(dense, dtype=torch.float64, weight_decay=0.1, clip=0.5, schedule=schedule))
+
+
+@pytest.mark.parametrize(
+    "rule", ["nesterov", "sutskever-nesterov", "adam", "adamw", "nadam", "lion", "sngm", "random-scaling", "sgdp"]
+)
 def test_every_field_at_once(rule: str) -> None:
-    assert_same_runs(
-        problem(dense, dtype=torch.float64, weight_decay=0.1, clip=0.5, schedule=lambda step: 0.0 if step < 2 else 1.0),
-        rule,
-    )
+    assert_same_runs(every_field(), rule)
+
+
+@pytest.mark.parametrize("rule", ["nadam", "random-scaling", "early-momentum"])
+def test_what_a_rule_carries_goes_through_a_checkpoint_and_the_loss_of_neighbours(rule: str) -> None:
+    made = dense_task()
+    seeds, hyper, program = [0, 1, 2], settings(rule, 3), program_of(made)
+    whole, resumed = (stack(made, rule, seeds, hyper, program) for _ in range(2))
+    one, again = (alone(made, rule, 1, hyper[1]) for _ in range(2))
+    for step in range(3):
+        whole.step(step)
+        one.step(step)
+    resumed.load({name: value.clone() for name, value in whole.state().items()})
+    again.load({name: value.clone() for name, value in one.state().items()})
+    resumed.keep(torch.tensor([False, True, True]))
+    for step in range(3, 6):
+        for fleet in (whole, resumed, one, again):
+            fleet.step(step)
+    for name, value in whole.parameters().items():
+        assert_close(resumed.parameters()[name], value[1:])
+        assert_close(one.parameters()[name][0], value[1])
+        assert torch.equal(again.parameters()[name], one.parameters()[name])
+
+
+def test_a_norm_in_a_stack_is_that_of_one_run() -> None:
+    # The runs begin alike and differ in nothing but the learning rate: neither first step depends on the other.
+    made = dense_task()
+    together = stack(made, "sngm", [0, 0], [{"lr": 1.0, "momentum": 0.0}, {"lr": 0.5, "momentum": 0.0}])
+    before = {name: value.clone() for name, value in together.parameters().items()}
+    together.step(0)
+    moved = [(value - before[name]).flatten(1) for name, value in together.parameters().items()]
+    assert torch.cat(moved, dim=1).norm(dim=1).tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_every_seed_has_its_random_scales_and_every_method_the_same() -> None:
+    made = dense_task()
+    drawn = [[made.variate("scale", seed, step) for step in range(2000)] for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+    assert torch.tensor(drawn).mean().item() == pytest.approx(1, abs=0.1)
 
 
 def test_batch_norm_counts_batches_and_evaluates_with_running_statistics() -> None:

@@ -10,7 +10,7 @@ from ravine.study.methods import METHODS, Method
 def test_a_method_says_of_every_hyper_parameter_of_its_rule_whether_it_is_searched_or_fixed(method: Method) -> None:
     rule = rules.get(method.rule)
     searched = {axis.name for axis in method.axes}
-    assert searched | set(method.fixed) == set(rule.hyper)
+    assert searched | set(method.fixed) | set(rule.random) == set(rule.hyper)
     assert not searched & set(method.fixed)
     assert {name for name, _ in method.defaults} == searched
 
@@ -30,7 +30,10 @@ def test_the_first_axis_is_the_learning_rate_and_only_it_has_no_anchor() -> None
 
 def test_momentum_methods_contain_gradient_descent_at_momentum_zero() -> None:
     faces = {name: method.face for name, method in METHODS.items() if method.face}
-    assert set(faces) == {"momentum", "nesterov", "ema-momentum"}
+    assert set(faces) == {
+        *("momentum", "nesterov", "ema-momentum", "ema-nesterov", "sutskever-momentum", "sutskever-nesterov"),
+        *("early-momentum", "qhm"),
+    }
     assert {(face.method, face.axis, face.value) for face in faces.values()} == {("sgd", "momentum", 0.0)}
 
 

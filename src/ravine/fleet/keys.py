@@ -1,8 +1,8 @@
 """Random streams keyed by (study seed, purpose, numbers...), never by position in a fleet.
 
 What a run draws depends on its own key alone: not on the chunk it was in, the executor, the engine or its neighbours.
-Purposes in use: "init", "order", "draws" (dropout and ``torch.rand`` inside a model), "evaluate", and those of the
-search.
+Purposes in use: "init", "order", "draws" (dropout and ``torch.rand`` inside a model), "evaluate", "scale" (the random
+scale of a rule), and those of the search.
 """
 
 import contextlib

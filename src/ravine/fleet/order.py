@@ -33,9 +33,15 @@ class Order:
     def _block(self, number: int) -> np.ndarray:
         return self._generator(number).integers(self.rows, size=self._stretch)
 
+    def batches(self, first: int, count: int) -> np.ndarray:
+        """Row numbers of the batches of `count` steps from `first` (counted from 0), (count, batch_size), int64."""
+        begin, end = first * self.batch_size, (first + count) * self.batch_size
+        numbers = range(begin // self._stretch, -(-end // self._stretch))
+        drawn = np.concatenate([self._drawn(number) for number in numbers])
+        offset = numbers.start * self._stretch
+        return drawn[begin - offset : end - offset].reshape(count, self.batch_size)
+
     def batch(self, step: int) -> np.ndarray:
-        """Row numbers of the batch of `step` (counted from 0), shape (batch_size,), int64."""
-        number, offset = divmod(step * self.batch_size, self._stretch)
-        batch: np.ndarray = self._drawn(number)[offset : offset + self.batch_size]
-        missing = self.batch_size - len(batch)
-        return np.concatenate([batch, self._drawn(number + 1)[:missing]]) if missing else batch
+        """Row numbers of the batch of `step`, shape (batch_size,), int64."""
+        rows: np.ndarray = self.batches(step, 1)[0]
+        return rows

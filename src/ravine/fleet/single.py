@@ -1,7 +1,6 @@
 """One run alone, as a user would train it: the model's own forward and backward pass and the drop-in optimizer."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,15 +11,6 @@ from ravine.fleet.task import Task
 from ravine.rules import Rule
 
 
-def _optimizer(rule: Rule, parameters: Iterable[Tensor], hyper: Mapping[str, float]) -> optim.RuleOptimizer:
-    """The drop-in optimizer of a rule."""
-    constructors = {made.rule.name: made for made in optim.RuleOptimizer.__subclasses__()}
-    words: dict[str, Any] = dict(hyper)
-    if "beta1" in words:
-        words["betas"] = (words.pop("beta1"), words.pop("beta2"))
-    return constructors[rule.name](parameters, **words)
-
-
 class Single:
     """A fleet of one; the same questions and answers as `Stacked`."""
 
@@ -29,8 +19,9 @@ class Single:
         model = task.model(seed)
         self._loss, self._evaluation = task.training(model), task.evaluation(model)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self._lr = hyper["lr"]
-        self._optimizer = _optimizer(rule, self._trained, {**hyper, "weight_decay": task.problem.weight_decay})
+        self._lr, self._random = hyper["lr"], rule.random
+        whole = {**hyper, **dict.fromkeys(rule.random, 1.0), "weight_decay": task.problem.weight_decay}
+        self._optimizer = optim.for_rule(rule.name, self._trained, whole)
         self._order = Order(task.study_seed, seed, task.data.train.rows, task.batch_size, task.problem.sampling)
 
     def step(self, step: int) -> Tensor:
@@ -47,8 +38,11 @@ class Single:
             loss.backward()  # type: ignore[no-untyped-call]
         if problem.clip is not None:
             torch.nn.utils.clip_grad_norm_(self._trained, problem.clip)
+        group = self._optimizer.param_groups[0]
         if problem.schedule is not None:
-            self._optimizer.param_groups[0]["lr"] = self._lr * problem.schedule(step)
+            group["lr"] = self._lr * problem.schedule(step)
+        for name in self._random:
+            group[name] = task.variate(name, self._seed, step)
         self._optimizer.step()
         return loss.detach().view(1)
 

@@ -1,4 +1,4 @@
-"""Many runs of one problem at once: parameters stacked in one (runs, P) buffer, one traced or compiled step for all."""
+"""Many runs of one problem at once: each parameter stacked to (runs, *shape), one traced or compiled step for all."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -17,28 +17,9 @@ from ravine.fleet.order import Order
 from ravine.fleet.task import Task
 from ravine.fleet.trace import drop_untouched, reuse_memory, trace
 from ravine.rules import Rule
+from ravine.rules.base import nonzero
 
 AHEAD = 16  # steps whose row numbers are looked up at once
-
-
-class Layout:
-    """Where each parameter lies in a row of the (runs, P) buffer."""
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self.shapes = {name: tensor.shape for name, tensor in parameters.items()}
-        self.size = sum(tensor.numel() for tensor in parameters.values())
-
-    def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """(runs, P) -> name: (runs, *shape), sharing memory."""
-        runs, offset, views = flat.shape[0], 0, {}
-        for name, shape in self.shapes.items():
-            views[name] = flat[:, offset : offset + shape.numel()].view(runs, *shape)
-            offset += shape.numel()
-        return views
-
-    def flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The inverse of `views`, in memory of its own."""
-        return torch.cat([tensor.reshape(tensor.shape[0], -1) for tensor in tensors], dim=1)
 
 
 class Program:
@@ -47,7 +28,6 @@ class Program:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.start = task.start(0)
-        self.layout = Layout(self.start.parameters)
         self._loss = task.training(task.model(0)).train()
         self._evaluation = task.evaluation(task.model(0)).eval()
         self._traced: dict[Any, Any] = {}
@@ -65,13 +45,12 @@ class Program:
     ) -> tuple[Callable[..., list[Tensor]], list[str]]:
         """A step of all runs, and the names of the carried tensors that it updates.
 
-        It takes the tensors of `sections`, which are [parameters (runs, P)], slots, values of `hyper`, carried, draws,
-        batch. It writes over parameters and slots, and returns [losses, *updated].
+        It takes the tensors of `sections`, which are parameters, slots (all of the first, all of the second ...),
+        values of `hyper`, carried, draws, batch. It writes over parameters and slots, and returns [losses, *updated].
         """
         runs = len(sections[0][0])
         if runs not in self._traced:
-            parameters = list(self.layout.views(sections[0][0]).values())
-            self._traced[runs] = self._trace_gradients([parameters, *sections[3:]])
+            self._traced[runs] = self._trace_gradients([sections[0], *sections[3:]])
         gradients, updated = self._traced[runs]
         name = (runs, rule, tuple(hyper), compiled)
         if name not in self._traced:
@@ -112,27 +91,42 @@ class Program:
     def _step(
         self, rule: Rule, lengths: list[int], hyper: Sequence[str], gradients: Callable[..., list[Tensor]]
     ) -> Callable[..., list[Tensor]]:
-        count, clip = len(self.layout.shapes), self.task.problem.clip
+        count, clip = len(self.start.parameters), self.task.problem.clip
 
         def step(*values: Tensor) -> list[Tensor]:
-            (parameters,), slots, factors, *rest = _cut(values, lengths)
-            *found, losses = gradients(*self.layout.views(parameters).values(), *_joined(rest))
-            gradient = self.layout.flat(found[:count])
+            parameters, slots, factors, *rest = _cut(values, lengths)
+            *found, losses = gradients(*parameters, *_joined(rest))
+            slopes = found[:count]
             if clip is not None:
-                norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-                gradient.mul_((clip / (norms + 1e-6)).clamp(max=1.0))
-            state = dict(zip(rule.slots, slots, strict=True))
-            rule.update(parameters, gradient, state, dict(zip(hyper, factors, strict=True)))
+                factor = (clip / (_norms(slopes) + 1e-6)).clamp(max=1.0)
+                slopes = [slope * _along_runs(factor, slope) for slope in slopes]
+            h = dict(zip(hyper, factors, strict=True))
+            of_runs = rule.coefficients(h)
+            for scalar in rule.scalars:
+                h[scalar].copy_(of_runs[scalar])
+            dtype = parameters[0].dtype
+            c = {name: value.to(dtype) for name, value in of_runs.items()}
+            if rule.normed:
+                decayed = [rule.decayed(p, s, _shaped(c, p)) for p, s in zip(parameters, slopes, strict=True)]
+                c["grad_norm"] = nonzero(_norms(decayed))
+            states = zip(*_cut(slots, [count] * len(rule.slots)), strict=True) if slots else itertools.repeat(())
+            for parameter, slope, state in zip(parameters, slopes, states, strict=False):
+                slots_of = dict(zip(rule.slots, state, strict=True))
+                shaped = _shaped(c, parameter)
+                rule.apply(parameter, rule.decayed(parameter, slope, shaped), slots_of, shaped)
             return [losses, *found[count:]]
 
         return step
 
-    def evaluation(self, tensors: list[Tensor], batch: list[Tensor], piece: int) -> Callable[..., list[Tensor]]:
+    def evaluation(
+        self, compiled: bool, tensors: list[Tensor], batch: list[Tensor], piece: int
+    ) -> Callable[..., list[Tensor]]:
         """The graph (parameters, carried, batch) -> [(runs, 1 + metrics)] of a piece of a split."""
         draws_of = piece if self.task.in_evaluation.draws else None
-        name = (len(tensors[0]), draws_of, tuple(leaf.shape for leaf in batch))
+        name = (len(tensors[0]), draws_of, tuple(leaf.shape for leaf in batch), compiled)
         if name not in self._traced:
-            self._traced[name] = self._trace_evaluation(tensors, batch, self.task.evaluation_key(piece))
+            graph = self._trace_evaluation(tensors, batch, self.task.evaluation_key(piece))
+            self._traced[name] = torch.compile(graph, fullgraph=True, dynamic=False) if compiled else graph
         return self._traced[name]  # type: ignore[no-any-return]
 
     def _trace_evaluation(self, tensors: list[Tensor], batch: list[Tensor], number: int) -> fx.GraphModule:
@@ -167,6 +161,23 @@ def _joined(sections: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     return list(itertools.chain.from_iterable(sections))
 
 
+def _along_runs(values: Tensor, tensor: Tensor) -> Tensor:
+    """(runs,) or one value for all -> a shape that broadcasts against `tensor`, (runs, ...)."""
+    return values.view(-1, *[1] * (tensor.ndim - 1))
+
+
+def _shaped(c: Mapping[str, Tensor], tensor: Tensor) -> dict[str, Tensor]:
+    """Coefficients that broadcast against `tensor`, (runs, ...)."""
+    return {name: _along_runs(value, tensor) for name, value in c.items()}
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Norms over all tensors of each run, shape (runs,)."""
+    each = [torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1) for tensor in tensors]
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    return norms
+
+
 class Stacked:
     """Runs `len(seeds)` runs in lock-step; `hyper` holds one value per run of every hyper-parameter of the rule."""
 
@@ -182,18 +193,25 @@ class Stacked:
         self._program, self._task, self._rule, self._compiled = program, task, rule, compiled
         self.seeds = list(seeds)
         starts = {seed: task.start(seed) for seed in dict.fromkeys(seeds)}
-        dtype = next(iter(program.start.parameters.values())).dtype
-        self._flat = torch.empty(len(seeds), program.layout.size, dtype=dtype, device=task.device)
-        for name, view in program.layout.views(self._flat).items():
-            for run, seed in enumerate(seeds):
-                view[run] = starts[seed].parameters[name]
-        self._carried = {n: torch.stack([starts[seed].carried[n] for seed in seeds]) for n in program.start.carried}
-        self._slots = {name: torch.zeros_like(self._flat) for name in rule.slots}
+        start = program.start
+        self._parameters, self._carried = (
+            {name: torch.stack([getattr(starts[seed], kind)[name] for seed in seeds]) for name in getattr(start, kind)}
+            for kind in ("parameters", "carried")
+        )
+        self._slots = {
+            f"{slot}.{name}": torch.zeros_like(tensor)
+            for slot in rule.slots
+            for name, tensor in self._parameters.items()
+        }
         if task.problem.weight_decay:
             hyper = {**hyper, "weight_decay": [task.problem.weight_decay] * len(seeds)}
+        hyper = {**hyper, **{f"next_{name}": hyper[name] for name in rule.foresees}}  # problems schedule the lr alone
+        self._scalars = {
+            name: torch.full((len(seeds),), value, dtype=torch.float64, device=task.device)
+            for name, value in rule.scalars.items()
+        }
         self._hyper = {  # in float64, so that 1 - momentum loses nothing; the rule casts
-            name: torch.tensor(values, dtype=torch.float64, device=task.device).view(-1, 1)
-            for name, values in hyper.items()
+            name: torch.tensor(values, dtype=torch.float64, device=task.device) for name, values in hyper.items()
         }
         self._whole = pytree.tree_leaves(task.data.train.tensors)
         rows, sampling = task.data.train.rows, task.problem.sampling
@@ -211,9 +229,8 @@ class Stacked:
         if self._task.full_batch:
             return self._whole
         if not 0 <= step - self._ahead_from < len(self._ahead):
-            steps = range(step, step + AHEAD)
-            ahead = np.stack([[order.batch(one) for order in self._orders.values()] for one in steps])
-            self._ahead_from, self._ahead = step, torch.from_numpy(ahead).to(self._task.device)[:, self._number]
+            ahead = torch.from_numpy(np.stack([order.batches(step, AHEAD) for order in self._orders.values()], axis=1))
+            self._ahead_from, self._ahead = step, ahead.to(self._task.device)[:, self._number]
         rows = self._ahead[step - self._ahead_from]
         flat = rows.view(-1)
         return [leaf.index_select(0, flat).view(*rows.shape, *leaf.shape[1:]) for leaf in self._whole]
@@ -229,55 +246,66 @@ class Stacked:
             drawn.append([spec.draw(stream, task.device) for spec in specs])
         return [torch.stack(of_seeds)[self._number] for of_seeds in zip(*drawn, strict=True)]
 
+    @torch.no_grad()
     def step(self, step: int) -> Tensor:
         """One update of every run with the batch of `step` (from 0); the training losses before it, shape (runs,)."""
         schedule = self._task.problem.schedule
         count = torch.tensor(step + 1.0, dtype=torch.float64, device=self._task.device)
-        hyper = {**self._hyper, "step": count}
+        hyper = {**self._hyper, **self._scalars, "step": count}
+        for name in self._rule.random:
+            drawn = [self._task.variate(name, seed, step) for seed in self.seeds]
+            hyper[name] = torch.tensor(drawn, dtype=torch.float64, device=self._task.device)
         if schedule is not None:
             hyper["lr"] = hyper["lr"] * schedule(step)
-        state = [[self._flat], list(self._slots.values()), list(hyper.values()), list(self._carried.values())]
+        state = [list(named.values()) for named in (self._parameters, self._slots, hyper, self._carried)]
         sections = [*state, self._draws(step), self._batch(step)]
         update, names = self._program.update(self._rule, self._compiled, sections, list(hyper))
         losses, *updated = update(*_joined(sections))
         self._carried.update(zip(names, updated, strict=True))
         return losses
 
+    @torch.no_grad()
     def evaluate(self, split: str) -> Tensor:
         """Means of the loss and every metric over a split, shape (runs, 1 + metrics), float64."""
         task, tensors, rows = self._task, list(self.parameters().values()), 0
+        compiled = self._compiled and split != "train"  # on which a run is evaluated only twice
         total = torch.zeros(len(self.seeds), len(task.names), dtype=torch.float64, device=task.device)
         for number, (size, batch) in enumerate(task.pieces(split)):
             leaves = pytree.tree_leaves(batch)
-            total += size * self._program.evaluation(tensors, leaves, number)(*tensors, *leaves)[0]
+            judge = self._program.evaluation(compiled, tensors, leaves, number)
+            total += size * judge(*tensors, *leaves)[0]
             rows += size
         return total / rows
 
     def finite(self) -> Tensor:
         """Which runs still have finite parameters, shape (runs,): a sum is finite only if its terms are."""
-        return self._flat.sum(dim=1).isfinite()
+        sums = [tensor.reshape(len(tensor), -1).sum(dim=1) for tensor in self._parameters.values()]
+        return torch.stack(sums).isfinite().all(dim=0)
 
     def keep(self, alive: Tensor) -> None:
         """Goes on with these runs only: what diverged no longer costs anything."""
         self.seeds = [seed for seed, kept in zip(self.seeds, alive.tolist(), strict=True) if kept]
-        self._flat = self._flat[alive]
-        self._slots = {name: slot[alive] for name, slot in self._slots.items()}
-        self._carried = {name: value[alive] for name, value in self._carried.items()}
-        self._hyper = {name: value[alive] for name, value in self._hyper.items()}
+        self._parameters, self._slots, self._scalars, self._carried, self._hyper = (
+            {name: value[alive] for name, value in named.items()}
+            for named in (self._parameters, self._slots, self._scalars, self._carried, self._hyper)
+        )
         self._place()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, for a checkpoint."""
-        named = {f"slot.{name}": slot for name, slot in self._slots.items()}
-        return {"flat": self._flat, **named, **{f"carried.{name}": value for name, value in self._carried.items()}}
+        kinds = {
+            "parameter": self._parameters,
+            "slot": self._slots,
+            "scalar": self._scalars,
+            "carried": self._carried,
+        }
+        return {f"{kind}.{name}": value for kind, named in kinds.items() for name, value in named.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
-        self._flat.copy_(state["flat"])
-        for name, slot in self._slots.items():
-            slot.copy_(state[f"slot.{name}"])
-        self._carried = {name: state[f"carried.{name}"].to(self._task.device) for name in self._carried}
+        for name, value in self.state().items():
+            value.copy_(state[name])
 
     def parameters(self) -> dict[str, Tensor]:
         """name -> (runs, ...): parameters and what the model carries."""
-        return {**self._program.layout.views(self._flat), **self._carried}
+        return {**self._parameters, **self._carried}

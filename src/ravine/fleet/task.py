@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from ravine.fleet import draws
 from ravine.fleet.keys import generator, global_states, key, seeded
 from ravine.problems import Data, Problem, Split
+from ravine.schedules import ExponentialScale
 
 Batch = Any  # a pytree of tensors with equally many rows
 PIECE = 512  # rows that are evaluated at once
@@ -132,6 +133,10 @@ class Task:
     def evaluation_key(self, piece: int) -> int:
         """The key of the draws inside the model at evaluation: the same for every run, method and step."""
         return key(self.study_seed, "evaluate", piece)
+
+    def variate(self, name: str, seed: int, step: int) -> float:
+        """What a run draws at a step for a hyper-parameter of its rule that is random: a variate of Exp(1)."""
+        return ExponentialScale(key(self.study_seed, name, seed))(step)
 
     @contextlib.contextmanager
     def keyed(self, habits: Habits, number: int) -> Iterator[None]:

@@ -192,6 +192,7 @@ _IN_PLACE = {
     aten.tanh.default: aten.tanh_.default,
     aten.sigmoid.default: aten.sigmoid_.default,
     aten.exp.default: aten.exp_.default,
+    aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
 
 _VIEWS = (  # of all elements, each once: who owns the source may write through them
@@ -214,6 +215,8 @@ def reuse_memory(module: fx.GraphModule) -> None:
             node.args = (node.args[1], node.args[0])
         if _expendable(node.args[0], node):
             node.target = _IN_PLACE[node.target]
+            if node.target is aten.threshold_backward.grad_input:
+                node.kwargs = {"grad_input": node.args[0]}
     module.recompile()
 
 

@@ -7,10 +7,7 @@ is one graph whatever the numbers do, because the first half stays outside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias, overload
 
 import torch
@@ -18,28 +15,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ravine.errors import UserError
-from ravine.optim.groups import OTHERS, check_edits, check_names, number
-from ravine.rules.base import WEIGHT_DECAY, Hyper, Rule, Tensors, decayed
+from ravine.optim import checkpoint
+from ravine.optim.arithmetic import Common, Piece, advance
+from ravine.optim.batches import Arrangement, Given, Taken, gathered, scatter, stream
+from ravine.optim.groups import Group, check_edits, check_names, checks_words, number, unpacked
+from ravine.rules.base import Hyper, Rule
 from ravine.schedules import Schedule
 
 Value: TypeAlias = float | Tensor | Schedule
 """A hyper-parameter as the user gives it: a number, a tensor of one element, or a function of the step."""
-
-Group: TypeAlias = dict[str, Any]
-
-BLOCK = 512 * 1024
-"""Elements that an elementwise rule takes at a time on the CPU, so that its passes over them stay in the cache."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Parameters that share their coefficients: what the arithmetic half of a step gets."""
-
-    rule: Rule
-    coefficients: Tensors
-    dtype: torch.dtype  # of coefficients, state and arithmetic
-    maximize: bool
-    tensors: list[tuple[Tensor, Tensor, Tensors]]  # parameter, gradient, state
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -51,41 +35,66 @@ class RuleOptimizer(torch.optim.Optimizer):
     - Unknown names and values out of range raise `UserError`, when a group is added and at each step.
     - State begins as zeros at the first gradient of a parameter. It is kept, saved and loaded in float32 for float16
       and bfloat16 parameters, else in the dtype of the parameter.
-    - ``p.grad`` is only read. Sparse gradients and parameters that are not real raise `UserError`.
-    - ``torch.compile(optimizer.step)`` makes one graph, while any hyper-parameter changes.
+    - ``p.grad`` is only read. Parameters that are not real raise `UserError`.
+    - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
+      where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
+    - ``torch.compile(optimizer.step)``, and `compile`, make one graph, while any hyper-parameter changes.
     """
 
     rule: ClassVar[Rule]
-    torch_options: ClassVar[dict[str, bool] | None] = None
-    """What was on in torch's optimizer with the same rule, beyond our options; None where torch has no such rule."""
+    torch_options: ClassVar[dict[str, dict[str, bool]]] = {}
+    """What is on in torch's optimizer with the same rule, beyond our options, by the names of the rules torch has."""
 
-    def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
+    def __init__(self, params: ParamsT, **options: Any) -> None:
+        self._arranged: dict[int, Arrangement] = {}
+        self._taken: Taken = []  # by a compiled step under way
+        self._compiled: Callable[[list[tuple[Common, Piece]]], None] | None = None
         super().__init__(params, {**options, "schedules": {}, "step": 0})
 
-    # What a subclass with several rules, or with packed hyper-parameters, changes.
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            cls.__init__ = checks_words(cls.__init__)  # type: ignore[method-assign]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it, and it is no option of ours
+        self._arranged, self._taken, self._compiled = {}, [], None
+
+    # What a subclass with several rules changes.
 
     def rule_of(self, group: Group) -> Rule:
         """The rule that steps a group."""
         return self.rule
 
+    def hyper(self, group: Group) -> dict[str, Hyper]:
+        """Every hyper-parameter of a group with its range, by the rule's names."""
+        rule = self.rule_of(group)
+        return {**rule.hyper, "weight_decay": rule.weight_decay}
+
     def read(self, group: Group) -> dict[str, Any]:
         """The hyper-parameters of a group by the rule's names."""
-        return {name: group[name] for name in self.hyper()}
+        names, values = self.hyper(group), unpacked(group)
+        wanted = [name for name in names if name.startswith("beta")]
+        if wanted != [name for name in values if name.startswith("beta")]:
+            raise UserError(f"betas is {group['betas']!r}: give ({', '.join(wanted)})")
+        return {name: values[name] for name in names}
 
     def write(self, group: Group, name: str, value: float) -> None:
         """Set one hyper-parameter of a group by the rule's name."""
-        group[name] = value
-
-    def hyper(self) -> dict[str, Hyper]:
-        """Every hyper-parameter with its range."""
-        return {**self.rule.hyper, "weight_decay": WEIGHT_DECAY}
+        if "betas" in group and name.startswith("beta"):
+            place = int(name.removeprefix("beta")) - 1
+            group["betas"] = tuple(value if k == place else beta for k, beta in enumerate(group["betas"]))
+        else:
+            group[name] = value
 
     # Groups.
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group as in torch, once its names and values are checked."""
         check_names(type(self).__name__, param_group, self.defaults)
-        super().add_param_group({**param_group, "schedules": {}, "step": 0})
+        whole = {**self.defaults, **param_group}
+        super().add_param_group({**param_group, "rule": self.rule_of(whole).name, "schedules": {}, "step": 0})
         group = self.param_groups[-1]
         try:
             for param in group["params"]:
@@ -99,6 +108,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _numbers(self, group: Group) -> dict[str, float]:
         """The checked hyper-parameters of a group's next step, as numbers; its schedules are asked."""
         check_edits(type(self).__name__, group, self.defaults)
+        rule = self.rule_of(group)
+        if rule.name != group["rule"]:
+            raise UserError(
+                f"a group of {type(self).__name__} was changed from {group['rule']} to {rule.name}, but not its state"
+            )
         schedules: dict[str, Schedule] = group["schedules"]
         values = self.read(group)
         for name, value in values.items():
@@ -111,10 +125,13 @@ class RuleOptimizer(torch.optim.Optimizer):
                 )
         numbers = {
             name: number(name, schedules[name](group["step"]) if name in schedules else values[name], hyper)
-            for name, hyper in self.hyper().items()
+            for name, hyper in self.hyper(group).items()
         }
         for name in schedules:
             self.write(group, name, numbers[name])
+        for name in rule.foresees:
+            coming = schedules[name](group["step"] + 1) if name in schedules else numbers[name]
+            numbers[f"next_{name}"] = number(name, coming, rule.hyper[name])
         return numbers
 
     # A step.
@@ -130,75 +147,112 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        advance(self._prepare())
+        if torch.compiler.is_compiling():
+            pieces = outside(self._gather)
+            advance(pieces)
+            outside(self._scatter)
+        elif self._compiled is not None:
+            self._compiled(self._gather())
+            self._scatter()
+        else:
+            stream(self._prepare(False))
         return loss
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _prepare(self) -> list[Batch]:
+    def compile(self, **options: Any) -> None:
+        """Compile the arithmetic of `step` from now on, in place, as ``torch.nn.Module.compile`` does.
+
+        It saves what ``torch.compile(optimizer.step)`` spends on the rest of the step. ``options`` are those of
+        ``torch.compile``. Copies of the optimizer are not compiled.
+        """
+        self._compiled = torch.compile(advance, **options)
+
+    def _prepare(self, at_once: bool) -> Taken:
         """The Python half of a step. Everything that can be wrong raises before anything has changed."""
         numbers = [self._numbers(group) for group in self.param_groups]
-        ready = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
-        for param in chain.from_iterable(ready):
-            if param.grad.layout is not torch.strided:
-                raise UserError(
-                    f"{type(self).__name__} does not take sparse gradients, and a parameter of shape "
-                    f"{tuple(param.shape)} has one: make its layer with sparse=False"
-                )
-        batches: list[Batch] = []
-        for group, values, params in zip(self.param_groups, numbers, ready, strict=True):
-            batches += self._batches(group, values, params)
+        given = [self._given(group, at_once) for group in self.param_groups]
+        arranged = [self._arrangement(k, each) for k, each in enumerate(given)]
+        taken: Taken = []
+        for group, each, values, arrangement in zip(self.param_groups, given, numbers, arranged, strict=True):
+            taken += arrangement.next(each, values, group["maximize"])
             group["step"] += 1
-        return batches
+        return taken
 
-    def _batches(self, group: Group, values: dict[str, float], params: list[Tensor]) -> Iterator[Batch]:
-        """Parameters of a group that have one device, one dtype and taken one number of steps share coefficients."""
-        rule = self.rule_of(group)
-        alike: dict[tuple[torch.device, torch.dtype, float], list[tuple[Tensor, Tensor, Tensors]]] = {}
-        for param in params:
-            state = self.state[param] or self._begin(param)
-            step = float(state["step"].add_(1)) if rule.counts else 0.0
-            slots = {name: state[name] for name in rule.slots}
-            assert param.grad is not None
-            alike.setdefault((param.device, working_dtype(param), step), []).append((param, param.grad, slots))
-        for (device, dtype, step), tensors in alike.items():
-            given = {name: value for name, value in values.items() if name != "weight_decay" or value}
-            if rule.counts:
-                given["step"] = step
-            c = coefficients(rule, tuple(given.items()), device, dtype)
-            yield Batch(rule, c, dtype, group["maximize"], tensors)
+    def _gather(self) -> list[tuple[Common, Piece]]:
+        """Prepare a compiled step: all its pieces."""
+        self._taken = self._prepare(True)
+        return gathered(self._taken)
 
-    def _begin(self, param: Tensor) -> dict[str, Tensor]:
-        """The state of a parameter before its first step."""
-        state: dict[str, Tensor] = self.state[param]
-        for name in self.rule.slots:
-            state[name] = torch.zeros_like(param, dtype=working_dtype(param))
-        if self.rule.counts:
-            state["step"] = torch.tensor(0.0, device="cpu")
-        return state
+    def _scatter(self) -> None:
+        """Conclude a compiled step."""
+        scatter(self._taken)
+        self._taken = []
+
+    def _given(self, group: Group, at_once: bool) -> Given:
+        """The parameters of a group that have a gradient."""
+        pairs = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
+        params, grads = map(list, zip(*pairs, strict=True)) if pairs else ([], [])
+        return Given(self.rule_of(group), params, grads, [self.state[param] for param in params], at_once)
+
+    def _arrangement(self, place: int, given: Given) -> Arrangement:
+        """What is given, arranged as at the last step if nothing has changed."""
+        last = self._arranged.get(place)
+        if last is None or not last.fits(given):
+            last = self._arranged[place] = Arrangement(given)
+        return last
+
+    def reset_state(self, *which: Tensor | Group, schedules: bool = False) -> None:
+        """Forget the state of everything, or of the given groups and parameters, as if they had not stepped yet.
+
+        Schedules go on from where they are; with ``schedules`` those of the groups begin again. Hyper-parameters that
+        are numbers stay. `UserError` if a parameter or group is not of this optimizer.
+        """
+        chosen: list[Tensor] = []
+        groups = [group for group in self.param_groups if not which or any(group is item for item in which)]
+        for group in groups:
+            chosen += group["params"]
+        own = {id(param) for group in self.param_groups for param in group["params"]}
+        known = own | {id(group) for group in groups}
+        for item in which:
+            if id(item) not in known:
+                raise UserError(f"reset_state was given what {type(self).__name__} does not step: {_shown(item)}")
+            if isinstance(item, Tensor):
+                if schedules:
+                    raise UserError(
+                        "schedules belong to a group, and reset_state was given a parameter: give its group"
+                    )
+                chosen.append(item)
+        for param in chosen:
+            self.state.pop(param, None)
+        if schedules:
+            for group in groups:
+                group["step"] = 0
+                self.show_schedules(group)
+
+    def show_schedules(self, group: Group) -> None:
+        """Write the numbers that the schedules of a group gave at its last step, or give at its first, into it."""
+        for name, schedule in group["schedules"].items():
+            self.write(group, name, schedule(max(group["step"] - 1, 0)))
 
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch, with the name of the rule. Schedules are code: only the steps that they go by are saved."""
-        saved = super().state_dict()
-        for group in saved["param_groups"]:
-            del group["schedules"]
-            group["rule"] = self.rule.name
-        return saved
+        """As in torch, with the name of the rule, and the schedules as data.
+
+        A schedule that is a function of the user's is code, and stays out: only the step that it goes by is saved.
+        """
+        return checkpoint.completed(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` has saved, or torch's optimizer with the same rule; nothing is shared with it.
 
-        The schedules stay those of this optimizer, and go on from the loaded step. `UserError`, before anything
-        changes, if a shape does not fit its parameter, or if the state is that of another rule.
+        Parameters are matched by name if both optimizers were given named parameters, else by their order. Numbers and
+        schedules are those of the file, where it has them. `UserError`, before anything changes, if a shape does not
+        fit its parameter, if a name is missing, or if the state is that of another rule.
         """
         loaded: dict[str, Any] = {}
-        schedules = [group["schedules"] for group in self.param_groups]
 
         def adapt(_: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
-            groups = zip(self.param_groups, saved["param_groups"], strict=False)  # torch checks their number
-            loaded.update(saved, param_groups=[self._adapted(*pair) for pair in groups])
-            self._check_shapes(loaded)
+            loaded.update(checkpoint.adapted(self, saved))
             return loaded
 
         hook = self.register_load_state_dict_pre_hook(adapt)  # the last one: it sees what will be loaded
@@ -206,112 +260,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        for param, state in self._pairs(loaded):  # again, because torch casts state to the dtype of the parameter
-            self.state[param] = {
-                name: state[name].detach().to(device=param.device, dtype=working_dtype(param), copy=True)
-                for name in self.rule.slots
-                if state.get(name) is not None
-            }
-            if self.rule.counts and "step" in state:
-                self.state[param]["step"] = torch.tensor(float(state["step"]), device="cpu")
-        for group, own in zip(self.param_groups, schedules, strict=True):
-            group["schedules"] = own
-            for name, schedule in own.items():
-                self.write(group, name, schedule(max(group["step"] - 1, 0)))
-
-    def _adapted(self, group: Group, saved: Group) -> Group:
-        """A saved group with the names of ours, whoever saved it."""
-        owner, torch_options = type(self).__name__, self.torch_options
-        if "rule" not in saved and torch_options is None:
-            raise UserError(f"the saved state is not from {owner}, and torch has no optimizer with the same rule")
-        if saved.get("rule", self.rule.name) != self.rule.name:
-            raise UserError(
-                f"the saved state is that of the rule {saved['rule']!r}, and {owner} has {self.rule.name!r}"
-            )
-        kept = {
-            name: value
-            for name, value in saved.items()
-            if name != "rule" and ("rule" in saved or name in OTHERS or name in self.defaults)
-        }
-        for name in saved.keys() - kept.keys() - {"rule"}:
-            if torch_options is not None and bool(saved[name]) != torch_options.get(name, False):
-                raise UserError(
-                    f"the saved state is from an optimizer with {name}={saved[name]}, and {owner} has no such"
-                )
-        try:
-            self.read(kept)
-        except KeyError as absent:
-            raise UserError(f"the saved state is from an optimizer without {absent}, which {owner} needs") from None
-        return {**{name: group[name] for name in self.defaults}, **kept}
-
-    def _pairs(self, saved: dict[str, Any]) -> Iterable[tuple[Tensor, dict[str, Any]]]:
-        """Each parameter with its saved state."""
-        indices = chain.from_iterable(group["params"] for group in saved["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        return ((param, saved["state"].get(index, {})) for index, param in zip(indices, params, strict=False))
-
-    def _check_shapes(self, saved: dict[str, Any]) -> None:
-        for position, (param, state) in enumerate(self._pairs(saved)):
-            for name in self.rule.slots:
-                value = state.get(name)
-                if value is not None and value.shape != param.shape:
-                    raise UserError(
-                        f"the saved {name} of parameter {position} has shape {tuple(value.shape)}, and the parameter "
-                        f"{tuple(param.shape)}: give the parameters in the order in which they were saved"
-                    )
+        checkpoint.restore(self, loaded)
 
 
-def working_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of the state and of the arithmetic: float32 for half precision, else that of the parameter."""
-    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def outside(function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function that is not to be a part of the compiled graph."""
+    return function(*given)
 
 
-@lru_cache(maxsize=64)
-def coefficients(rule: Rule, given: tuple[tuple[str, float], ...], device: torch.device, dtype: torch.dtype) -> Tensors:
-    """The coefficients of a step as tensors, which nobody changes; kept, because most steps use those of the last."""
-    names, values = zip(*given, strict=True)
-    # float64 on the CPU, so that 1 - momentum loses nothing; one copy takes all of them to the device.
-    h = torch.tensor(values, dtype=torch.float64, device="cpu").unbind()
-    c = rule.coefficients(dict(zip(names, h, strict=True)))
-    there = torch.stack(list(c.values())).to(device=device, dtype=dtype).unbind()
-    return dict(zip(c, there, strict=True))
-
-
-def advance(batches: list[Batch]) -> None:
-    """The arithmetic half of a step: tensor operations only."""
-    for batch in batches:
-        for param, grad, state in batch.tensors:
-            if param.numel() > BLOCK and may_cut(batch.rule, param, grad, state):
-                for block in cut(param, grad, state):
-                    move(batch, *block)
-            else:
-                move(batch, param, grad, state)
-
-
-def may_cut(rule: Rule, param: Tensor, grad: Tensor, state: Tensors) -> bool:
-    """Whether the tensors can be updated block by block, and gain by it."""
-    return (
-        rule.elementwise
-        and param.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and all(tensor.is_contiguous() for tensor in (param, grad, *state.values()))
-    )
-
-
-def cut(param: Tensor, grad: Tensor, state: Tensors) -> Iterator[tuple[Tensor, Tensor, Tensors]]:
-    """Views of the tensors, `BLOCK` elements at a time."""
-    tensors = (param, grad, *state.values())
-    for point, slope, *slots in zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in tensors), strict=True):
-        yield point, slope, dict(zip(state, slots, strict=True))
-
-
-def move(batch: Batch, param: Tensor, grad: Tensor, state: Tensors) -> None:
-    """Apply the rule to one tensor or block, in the working dtype."""
-    c, dtype = batch.coefficients, batch.dtype
-    point = param if param.dtype == dtype else param.to(dtype)
-    slope = grad if grad.dtype == dtype else grad.to(dtype)
-    if batch.maximize:
-        slope = -slope
-    batch.rule.apply(point, decayed(point, slope, c), state, c)
-    if point is not param:
-        param.copy_(point)
+def _shown(item: object) -> str:
+    return f"a parameter of shape {tuple(item.shape)}" if isinstance(item, Tensor) else f"{item!r:.60}"

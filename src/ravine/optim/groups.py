@@ -1,34 +1,56 @@
 """Checks of parameter groups: names and numbers. They run again at each step, because groups are edited in between."""
 
-from collections.abc import Collection, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from numbers import Real
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ravine.errors import UserError
 from ravine.rules.base import Hyper, hint
 
+Group: TypeAlias = dict[str, Any]
+
 OTHERS = frozenset(
     {
-        *("params", "param_names", "name"),
+        *("params", "param_names", "name", "rule"),
         *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),  # torch's schedulers
     }
 )
 """Keys of a group that are no options of the optimizer."""
 
 
+class UnknownOption(UserError, TypeError):
+    """An option that an optimizer does not have, in its constructor or in a group; a TypeError, as in Python."""
+
+
+def checks_words(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that answers an unknown keyword with the nearest known one."""
+    known = [name for name in inspect.signature(init).parameters if name != "self"]
+
+    @functools.wraps(init)
+    def checked(self: object, *args: Any, **words: Any) -> None:
+        for name in words.keys() - set(known):
+            raise UnknownOption(f"{type(self).__name__} has no option {name!r}: {hint(name, known)}")
+        init(self, *args, **words)
+
+    return checked
+
+
 def check_names(owner: str, group: Mapping[str, object], options: Collection[str]) -> None:
-    """Raise `UserError` if a new group has a key that is no option."""
+    """Raise `UnknownOption` if a new group has a key that is no option."""
     for name in group.keys() - OTHERS - set(options):
-        raise UserError(f"{owner} has no option {name!r} for a group: {hint(name, options)}")
+        raise UnknownOption(f"{owner} has no option {name!r} for a group: {hint(name, options)}")
 
 
 def check_edits(owner: str, group: Mapping[str, object], options: Collection[str]) -> None:
-    """Raise `UserError` if a group was given a key like a misspelt option; any other may be a scheduler's."""
+    """Raise `UnknownOption` if a group was given a key like a misspelt option; any other may be a scheduler's."""
     for name in group.keys() - OTHERS - set(options):
         if get_close_matches(name, options, n=1, cutoff=0.75):
-            raise UserError(f"{owner} has no option {name!r}, which was added to a group: {hint(name, options)}")
+            raise UnknownOption(f"{owner} has no option {name!r}, which was added to a group: {hint(name, options)}")
 
 
 def number(name: str, value: object, hyper: Hyper) -> float:
@@ -39,3 +61,21 @@ def number(name: str, value: object, hyper: Hyper) -> float:
     result = float(value)  # type: ignore[arg-type]  # a number or a tensor of one element
     hyper.check(name, result)
     return result
+
+
+def unpacked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the rule's names: ``betas`` holds beta1, beta2, ..., as in torch."""
+    if "betas" not in options:
+        return dict(options)
+    betas = options["betas"]
+    if not isinstance(betas, tuple | list):
+        raise UserError(f"betas is {betas!r}: give (beta1, beta2)")
+    rest = {name: value for name, value in options.items() if name != "betas"}
+    return {**rest, **{f"beta{k}": beta for k, beta in enumerate(betas, start=1)}}
+
+
+def packed(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `unpacked`."""
+    betas = tuple(hyper[name] for name in sorted(hyper) if name.startswith("beta"))
+    rest = {name: value for name, value in hyper.items() if not name.startswith("beta")}
+    return {**rest, "betas": betas} if betas else rest

@@ -1,11 +1,12 @@
-"""Rules that divide each element's step by a root of its squared gradients: AdaGrad, RMSProp, Adam."""
+"""Rules that divide each element's step by a root of its squared gradients: AdaGrad, RMSProp, Adam and its kin."""
 
-from typing import ClassVar
+import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ravine.rules.base import Hyper, Rule, Tensors, floor, fraction, learning_rate
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, floor, fraction, learning_rate, retained, shrink
 
 
 def _scaled_step(param: Tensor, direction: Tensor, squares: Tensor, lr: Tensor, eps: Tensor) -> None:
@@ -23,8 +24,9 @@ class AdaGrad(Rule):
     """
 
     name = "adagrad"
-    hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-2), "eps": floor(1e-10)}
+    hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-2), "eps": floor(1e-10)}
     slots = ("sum",)
+    rests = True
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         squares = state["sum"].addcmul_(grad, grad)
@@ -40,14 +42,14 @@ class RMSProp(Rule):
     """
 
     name = "rmsprop"
-    hyper: ClassVar[dict[str, Hyper]] = {
+    hyper: Mapping[str, Hyper] = {
         "lr": learning_rate(1e-2),
         "alpha": fraction(0.99, "share of the mean squared gradient that a step keeps"),
         "eps": floor(1e-8),
     }
     slots = ("square_avg",)
 
-    def coefficients(self, h: Tensors) -> Tensors:
+    def coefficients(self, h: Numbers) -> Numbers:
         return {**h, "gain": 1 - h["alpha"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
@@ -64,7 +66,7 @@ class Adam(Rule):
     """
 
     name = "adam"
-    hyper: ClassVar[dict[str, Hyper]] = {
+    hyper: Mapping[str, Hyper] = {
         "lr": learning_rate(1e-3),
         "beta1": fraction(0.9, "share of the mean gradient that a step keeps"),
         "beta2": fraction(0.999, "share of the mean squared gradient that a step keeps"),
@@ -76,12 +78,12 @@ class Adam(Rule):
     def __init__(self, *, bias_correction: bool = True) -> None:
         self.bias_correction = bias_correction
 
-    def coefficients(self, h: Tensors) -> Tensors:
+    def coefficients(self, h: Numbers) -> Numbers:
         c = {**h, "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"]}
         if self.bias_correction:
             # lr (m / k1) / (sqrt(s) / k2 + eps) = (lr k2 / k1) m / (sqrt(s) + eps k2): no pass over memory for it.
             k1 = 1 - h["beta1"] ** h["step"]
-            k2 = (1 - h["beta2"] ** h["step"]).sqrt()
+            k2 = (1 - h["beta2"] ** h["step"]) ** 0.5
             c |= {"lr": h["lr"] * k2 / k1, "eps": h["eps"] * k2}
         return c
 
@@ -89,3 +91,95 @@ class Adam(Rule):
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         squares = state["exp_avg_sq"].lerp_(grad.square(), c["gain2"])
         _scaled_step(param, mean, squares, c["lr"], c["eps"])
+
+
+class AdamW(Adam):
+    """AdamW: Adam with decoupled weight decay, ``w <- (1 - lr weight_decay) w`` before the step of `Adam`.
+
+    Loshchilov and Hutter 2019, Algorithm 2, with their schedule multiplier inside lr. The same rule as
+    ``torch.optim.AdamW``, up to rounding. Where there is no weight decay it is Adam.
+    """
+
+    name = "adamw"
+    decoupled = True
+
+    def coefficients(self, h: Numbers) -> Numbers:
+        return {**super().coefficients(h), **retained(h)}
+
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        shrink(param, c)
+        super().apply(param, grad, state, c)
+
+
+class NAdam(Rule):
+    """NAdam: Adam with Nesterov's momentum, whose momentum mu_t = b1 (1 - .96^(t momentum_decay) / 2) grows to b1.
+
+    m and s as in `Adam`, p = the product of mu_1..mu_t:
+    ``w <- w - lr (mu_(t+1) m / (1 - p mu_(t+1)) + (1 - mu_t) g / (1 - p)) / (sqrt(s^) + eps)``.
+
+    Dozat 2016, Algorithm 2 (b1 also averages m). The same rule as ``torch.optim.NAdam``, up to rounding, and that
+    torch keeps p in float32: mu_(t+1) is taken at the present b1, also when a schedule changes it.
+    """
+
+    name = "nadam"
+    hyper: Mapping[str, Hyper] = {
+        **Adam.hyper,
+        "lr": learning_rate(2e-3),
+        "momentum_decay": Hyper(4e-3, 0.0, math.inf, meaning="rate at which the momentum grows to beta1"),
+    }
+    slots = ("exp_avg", "exp_avg_sq")
+    scalars: Mapping[str, float] = {"mu_product": 1.0}
+    counts = True
+
+    def coefficients(self, h: Numbers) -> Numbers:
+        b1, t, growth = h["beta1"], h["step"], h["momentum_decay"]
+        now, coming = (b1 * (1 - 0.5 * 0.96 ** (steps * growth)) for steps in (t, t + 1))
+        product = h["mu_product"] * now
+        k2 = (1 - h["beta2"] ** t) ** 0.5
+        return {
+            **h,
+            "lr": h["lr"] * k2,
+            "eps": h["eps"] * k2,
+            "gain1": 1 - b1,
+            "gain2": 1 - h["beta2"],
+            "fresh": (1 - now) / (1 - product),
+            "past": coming / (1 - product * coming),
+            "mu_product": product,
+        }
+
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        mean = state["exp_avg"].lerp_(grad, c["gain1"])
+        squares = state["exp_avg_sq"].lerp_(grad.square(), c["gain2"])
+        direction = (grad * c["fresh"]).addcmul_(mean, c["past"])
+        _scaled_step(param, direction, squares, c["lr"], c["eps"])
+
+
+class AdaMomentum(Rule):
+    """AdaMomentum: Adam whose second moment is that of the mean gradient, so that noise does not shorten the step.
+
+    ``m <- b1 m + (1 - b1) g; s <- b2 s + (1 - b2) m^2 + eps; w <- w - lr m^ / sqrt(s^)``, m = s = 0 at the start, m^
+    and s^ corrected as in `Adam`.
+
+    Wang et al. 2021 ("Rethinking Adam: a twofold exponential moving average approach", arXiv 2106.11514; later named
+    AdaM3). eps is added inside s at every step and nowhere else, so s^ is at least eps / (1 - b2): 1e-5 at the
+    defaults, which are the paper's. Weight decay is coupled here; the paper's choice is not known.
+    """
+
+    name = "adamomentum"
+    hyper: Mapping[str, Hyper] = {
+        **Adam.hyper,
+        "eps": Hyper(1e-8, 0.0, math.inf, low_open=True, meaning="term added to the mean square at every step"),
+    }
+    slots = ("exp_avg", "exp_avg_sq")
+    counts = True
+
+    def coefficients(self, h: Numbers) -> Numbers:
+        k1, k2 = 1 - h["beta1"] ** h["step"], (1 - h["beta2"] ** h["step"]) ** 0.5
+        return {**h, "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"], "lr": h["lr"] * k2 / k1}
+
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        mean = state["exp_avg"].lerp_(grad, c["gain1"])
+        squares = state["exp_avg_sq"].lerp_(mean.square(), c["gain2"]).add_(c["eps"])
+        ratio = squares.sqrt()
+        torch.div(mean, ratio, out=ratio)
+        param.addcmul_(ratio, c["lr"], value=-1)

@@ -12,13 +12,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
-from torch import Tensor, addcmul
+from torch import Tensor, addcmul, linalg, where
 
 from ravine.errors import UserError
 
 Tensors: TypeAlias = Mapping[str, Tensor]
+
+Numbers: TypeAlias = Mapping[str, Any]
+"""Numbers by name, all of one type: floats or tensors."""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -67,43 +70,98 @@ def floor(default: float) -> Hyper:
 
 
 WEIGHT_DECAY = Hyper(0.0, 0.0, math.inf, meaning="factor of the parameters that is added to their gradient")
+DECOUPLED_DECAY = Hyper(0.0, 0.0, math.inf, meaning="share of the parameters, times lr, that a step takes away")
 
 
 class Rule(ABC):
     """An update rule: gradient + state + hyper-parameters -> new parameters.
 
     ``name``: as on the command line. ``hyper``: every hyper-parameter but the weight decay, which all rules share.
-    ``slots``: names of the state tensors, each shaped like the parameter and zero at the start. ``elementwise``: each
-    element is updated from its own gradient and state alone, so a large tensor may be updated block by block.
-    ``counts``: the rule uses ``h["step"]``.
+    ``slots``: names of the state tensors, each shaped like the parameter and zero at the start. ``scalars``: names and
+    first values of the state that hyper-parameters alone move, one float64 number a parameter.
+
+    What else a rule may need, all off unless it says so:
+    ``elementwise`` (on): each element is updated from its own gradient and state alone (and the norm of all), so a
+    large tensor may be updated block by block; a rule that is not must see each parameter in its own shape.
+    ``counts``: ``h["step"]``, the number of this step, from 1. ``foresees``: for each of these hyper-parameters
+    ``h["next_<name>"]``, its value at the next step. ``random``: hyper-parameters of which each step takes a new
+    variate of Exp(1), one for all parameters. ``normed``: ``c["grad_norm"]``, see `whole_norm`. ``decoupled``: weight
+    decay shrinks the parameters, and `apply` does it; else it is added to the gradient before `apply`. ``rests``: where
+    the gradient is zero, and without weight decay, parameter and state stay as they are.
     """
 
-    name: ClassVar[str]
-    hyper: ClassVar[Mapping[str, Hyper]]
-    slots: ClassVar[tuple[str, ...]] = ()
-    elementwise: ClassVar[bool] = True
-    counts: ClassVar[bool] = False
+    name: str
+    hyper: Mapping[str, Hyper]
+    slots: tuple[str, ...] = ()
+    scalars: Mapping[str, float] = {}
+    elementwise: bool = True
+    counts: bool = False
+    foresees: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    normed: bool = False
+    decoupled: bool = False
+    rests: bool = False
 
-    def coefficients(self, h: Tensors) -> Tensors:
-        """The arithmetic among hyper-parameters, done once a step however many tensors follow; any shape, any dtype."""
+    @property
+    def weight_decay(self) -> Hyper:
+        """The hyper-parameter ``weight_decay``."""
+        return DECOUPLED_DECAY if self.decoupled else WEIGHT_DECAY
+
+    def coefficients(self, h: Numbers) -> Numbers:
+        """The arithmetic among hyper-parameters, done once a step however many tensors follow.
+
+        It takes floats as well as tensors of any shape and dtype, so it uses operators only: ``** 0.5`` is the root.
+        ``h`` also holds the scalars before the step, and what is returned holds them after it.
+        """
         return h
 
     @abstractmethod
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         """The equation, in place on ``param`` and ``state``; ``c`` are the coefficients, in the dtype of ``param``."""
 
+    def decayed(self, param: Tensor, grad: Tensor, c: Tensors) -> Tensor:
+        """What `apply` takes as the gradient: with coupled weight decay grad + weight_decay * param, else ``grad``."""
+        return addcmul(grad, param, c["weight_decay"]) if "weight_decay" in c and not self.decoupled else grad
+
     def update(self, param: Tensor, grad: Tensor, state: Tensors, h: Tensors) -> None:
         """One step, in place on ``param`` and ``state``; ``grad`` is only read.
 
         ``param``, ``grad`` and the slots of ``state`` have one shape and one floating dtype. ``h`` maps each name in
         ``hyper`` and ``"step"`` (the number of this step, from 1) to a tensor that broadcasts against ``param``: 0-dim,
-        or (runs, 1, ..., 1) with one value per run. Its dtype is free: float64 loses nothing in 1 - momentum. With a
-        key ``"weight_decay"``, grad + weight_decay * param takes the place of grad.
+        or (runs, 1, ..., 1) with one value per run, as the scalars of ``state``. Its dtype is free: float64 loses
+        nothing in 1 - momentum. A key ``"weight_decay"`` brings weight decay; without ``"next_<name>"`` the next value
+        is the present one. For a rule that is ``normed``, ``param`` holds all parameters.
         """
-        c = {name: value.to(param.dtype) for name, value in self.coefficients(h).items()}
-        self.apply(param, decayed(param, grad, c), state, c)
+        ahead = {f"next_{name}": h[name] for name in self.foresees}
+        found = self.coefficients({**ahead, **h, **{name: state[name] for name in self.scalars}})
+        for name in self.scalars:
+            state[name].copy_(found[name])
+        c = {name: value.to(param.dtype) for name, value in found.items()}
+        grad = self.decayed(param, grad, c)
+        if self.normed:
+            c["grad_norm"] = whole_norm(grad, per_run=c["lr"].dim() > 0)
+        self.apply(param, grad, state, c)
 
 
-def decayed(param: Tensor, grad: Tensor, c: Tensors) -> Tensor:
-    """The gradient with coupled weight decay, grad + weight_decay * param, if ``c`` has one; else ``grad`` itself."""
-    return addcmul(grad, param, c["weight_decay"]) if "weight_decay" in c else grad
+def whole_norm(grad: Tensor, per_run: bool) -> Tensor:
+    """The Euclidean norm by which a ``normed`` rule divides: of the whole gradient, all parameters at once, 0-dim.
+
+    Per run for a gradient (runs, ...), of shape (runs, 1, ..., 1). It is 1 where the gradient is zero.
+    """
+    return nonzero(linalg.vector_norm(grad, dim=tuple(range(1, grad.dim())) if per_run else None, keepdim=per_run))
+
+
+def nonzero(norm: Tensor) -> Tensor:
+    """``norm``, and 1 where it is zero, so that it divides."""
+    return where(norm == 0, 1, norm)
+
+
+def retained(h: Numbers) -> Numbers:
+    """The coefficient ``"retained"`` = 1 - lr weight_decay of decoupled decay, if there is a decay."""
+    return {"retained": 1 - h["lr"] * h["weight_decay"]} if "weight_decay" in h else {}
+
+
+def shrink(param: Tensor, c: Tensors) -> None:
+    """Decoupled weight decay: ``w <- (1 - lr weight_decay) w``, before the rest of the step."""
+    if "retained" in c:
+        param.mul_(c["retained"])

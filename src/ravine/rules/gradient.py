@@ -1,6 +1,6 @@
 """Gradient descent."""
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -15,7 +15,8 @@ class GradientDescent(Rule):
     """
 
     name = "sgd"
-    hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-3)}
+    hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3)}
+    rests = True
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         param.addcmul_(grad, c["lr"], value=-1)

@@ -3,11 +3,12 @@
 sign(0) = 0, as in ``torch.sign``: an element whose gradient has always been zero stays where it is.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-from ravine.rules.base import Hyper, Rule, Tensors, learning_rate
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, fraction, learning_rate, retained, shrink
 from ravine.rules.momentum import DECAY_OF_VELOCITY
 
 
@@ -15,7 +16,8 @@ class SignSGD(Rule):
     """signSGD: ``w <- w - lr sign(g)``, with sign(0) = 0 (Bernstein et al. 2018, Algorithm 1)."""
 
     name = "signsgd"
-    hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-3)}
+    hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3)}
+    rests = True
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         param.addcmul_(grad.sign(), c["lr"], value=-1)
@@ -28,12 +30,39 @@ class Signum(Rule):
     """
 
     name = "signum"
-    hyper: ClassVar[dict[str, Hyper]] = {"lr": learning_rate(1e-3), "momentum": DECAY_OF_VELOCITY}
+    hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3), "momentum": DECAY_OF_VELOCITY}
     slots = ("momentum_buffer",)
 
-    def coefficients(self, h: Tensors) -> Tensors:
+    def coefficients(self, h: Numbers) -> Numbers:
         return {**h, "gain": 1 - h["momentum"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         average = state["momentum_buffer"].lerp_(grad, c["gain"])
         param.addcmul_(average.sign(), c["lr"], value=-1)
+
+
+class Lion(Rule):
+    """Lion: ``w <- w - lr sign(b1 m + (1 - b1) g); m <- b2 m + (1 - b2) g``, with sign(0) = 0 and m = 0 at the start.
+
+    Chen et al. 2023 ("Symbolic discovery of optimization algorithms"), Algorithm 2: the direction is taken before the
+    average moves. Weight decay is decoupled, w <- (1 - lr weight_decay) w before the step. Defaults as in the paper; a
+    good lr is 3 to 10 times smaller than Adam's, and a good weight decay as much larger.
+    """
+
+    name = "lion"
+    hyper: Mapping[str, Hyper] = {
+        "lr": learning_rate(1e-4),
+        "beta1": fraction(0.9, "share of the average in the direction of a step"),
+        "beta2": fraction(0.99, "share of the average that a step keeps"),
+    }
+    slots = ("exp_avg",)
+    decoupled = True
+
+    def coefficients(self, h: Numbers) -> Numbers:
+        return {**h, **retained(h), "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"]}
+
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        direction = torch.lerp(state["exp_avg"], grad, c["gain1"]).sign_()
+        shrink(param, c)
+        param.addcmul_(direction, c["lr"], value=-1)
+        state["exp_avg"].lerp_(grad, c["gain2"])

@@ -67,6 +67,9 @@ _LR = Axis("lr", "lr")
 _MOMENTUM = Axis("momentum", "complement", anchor=0.9)
 _BETA1 = Axis("beta1", "complement", anchor=0.9)
 _CONTAINS_SGD = Face("sgd", "momentum", 0.0)
+_MOMENTA = (_LR, _MOMENTUM)
+_BETAS = (_LR, _BETA1)
+_ADAM = {"beta2": 0.999, "eps": 1e-8}
 
 
 def _untuned(**values: float) -> Hyper:
@@ -75,18 +78,49 @@ def _untuned(**values: float) -> Hyper:
 
 # Defaults are torch.optim's, with the usual momentum 0.9. The EMA form multiplies a gradient by 1 - momentum, so its
 # learning rate is 10 times that of heavy ball for the same steps. Sign methods: Adam's, as both step by about lr.
+# Where torch has no such rule, they are those of the paper or of the rule.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("sgd", "sgd", (_LR,), _untuned(lr=1e-3)),
-        Method("momentum", "momentum", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
-        Method("nesterov", "nesterov", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
-        Method("ema-momentum", "ema-momentum", (_LR, _MOMENTUM), _untuned(lr=1e-2, momentum=0.9), face=_CONTAINS_SGD),
+        Method("momentum", "momentum", _MOMENTA, _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
+        Method("nesterov", "nesterov", _MOMENTA, _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD),
+        Method("ema-momentum", "ema-momentum", _MOMENTA, _untuned(lr=1e-2, momentum=0.9), face=_CONTAINS_SGD),
+        Method("ema-nesterov", "ema-nesterov", _MOMENTA, _untuned(lr=1e-2, momentum=0.9), face=_CONTAINS_SGD),
+        *(
+            Method(name, name, _MOMENTA, _untuned(lr=1e-3, momentum=0.9), face=_CONTAINS_SGD)
+            for name in ("sutskever-momentum", "sutskever-nesterov")
+        ),
+        Method(
+            "early-momentum",
+            "early-momentum",
+            _MOMENTA,
+            _untuned(lr=1e-3, momentum=0.9),
+            fixed={"until": 200.0},
+            face=_CONTAINS_SGD,
+        ),
+        Method("qhm", "qhm", _MOMENTA, _untuned(lr=1e-2, momentum=0.999), fixed={"nu": 0.7}, face=_CONTAINS_SGD),
+        Method("aggmo", "aggmo", (_LR,), _untuned(lr=1e-3), fixed={"beta1": 0.0, "beta2": 0.9, "beta3": 0.99}),
+        Method("sngm", "sngm", _MOMENTA, _untuned(lr=0.1, momentum=0.9)),
+        Method("random-scaling", "random-scaling", _MOMENTA, _untuned(lr=1e-2, momentum=0.9)),
+        Method("sgdf", "sgdf", _BETAS, _untuned(lr=0.5, beta1=0.9), fixed=_ADAM),
+        Method(
+            "sgdp",
+            "sgdp",
+            _MOMENTA,
+            _untuned(lr=1e-3, momentum=0.9),
+            fixed={"delta": 0.1, "wd_ratio": 0.1, "eps": 1e-8},
+        ),
         Method("adagrad", "adagrad", (_LR,), _untuned(lr=1e-2), fixed={"eps": 1e-10}),
         Method("rmsprop", "rmsprop", (_LR,), _untuned(lr=1e-2), fixed={"alpha": 0.99, "eps": 1e-8}),
         Method("signsgd", "signsgd", (_LR,), _untuned(lr=1e-3)),
-        Method("signum", "signum", (_LR, _MOMENTUM), _untuned(lr=1e-3, momentum=0.9)),
-        Method("adam", "adam", (_LR, _BETA1), _untuned(lr=1e-3, beta1=0.9), fixed={"beta2": 0.999, "eps": 1e-8}),
+        Method("signum", "signum", _MOMENTA, _untuned(lr=1e-3, momentum=0.9)),
+        Method("lion", "lion", _BETAS, _untuned(lr=1e-4, beta1=0.9), fixed={"beta2": 0.99}),
+        Method("adam", "adam", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed=_ADAM),
+        Method("adamw", "adamw", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed=_ADAM),
+        Method("nadam", "nadam", _BETAS, _untuned(lr=2e-3, beta1=0.9), fixed={**_ADAM, "momentum_decay": 4e-3}),
+        Method("adamomentum", "adamomentum", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed=_ADAM),
+        Method("adamp", "adamp", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed={**_ADAM, "delta": 0.1, "wd_ratio": 0.1}),
     )
 }
 
