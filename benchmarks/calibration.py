@@ -14,7 +14,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -163,6 +163,8 @@ LANDSCAPES = {
     "peaked, momentum": Landscape("momentum", 0.975, 0.02),
     "cliff, sgd": Landscape("sgd", 0.80, 0.0, slope=0.05, optimum=1.3),
     "cliff, momentum": Landscape("momentum", 0.80, 0.004, slope=0.05, optimum=3.0),
+    "at the edge, sgd": Landscape("sgd", 0.975, 0.0, slope=0.004, optimum=1.3, roughness=0.2),
+    "at the edge, momentum": Landscape("momentum", 0.975, 0.001, slope=0.004, optimum=2.0, roughness=0.2),
 }
 FAILED = 0.1  # accuracy by chance
 INITIAL = 2.3
@@ -209,32 +211,34 @@ class Simulator:
         }
 
 
-def copies(landscape: Landscape, study: int) -> list[Finalists]:
-    """Two independent searches of the same method, scored on the same 20 evaluation seeds."""
+def copies(
+    method: str, steps: int, study: int, ask: Callable[[list[Request]], Mapping[Run, Curves]]
+) -> list[Finalists]:
+    """Two independent searches of a method, scored on the same 20 evaluation seeds; `ask` answers for the training."""
     settings = Settings(
         trials=64,
         tuning_seeds=3,
         seeds=20,
-        steps=1000,
+        steps=steps,
         endpoint="accuracy",
         higher_is_better=True,
         worst=0.0,
         study_seed=study,
         horizons=False,
     )
-    simulator, found = Simulator(landscape, study), []
+    found = []
     for copy in (0, 1):
         own = replace(settings, copy=copy)
-        (tuned,) = drive([tune(get(landscape.method), own)], simulator)
+        (tuned,) = drive([tune(get(method), own)], ask)
         runs = [run for c in tuned.finalists for run in c.runs(own.evaluation, own.steps, test=True)]
-        results = simulator([Request("evaluate", tuple(dict.fromkeys(runs)))])
+        results = ask([Request("evaluate", tuple(dict.fromkeys(runs)))])
         found.append(judge(tuned.finalists, own, results, trials=len(tuned.trials)))
     return found
 
 
 def study(landscape: Landscape, number: int) -> Row:
     """One simulated study of a method against itself, and what it says of planted differences."""
-    a, b = copies(landscape, number)
+    a, b = copies(landscape.method, 1000, number, Simulator(landscape, number))
 
     def judged(planted: float, margin: float) -> Contrast:
         better = replace(a, scores=a.scores + planted)

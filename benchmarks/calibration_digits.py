@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration import rate, show
+from calibration import copies, rate, show
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.stats import qmc
@@ -30,13 +30,13 @@ from ravine.fleet.train import Record, Trial, Work, evaluation_steps
 from ravine.problems.digits import digits
 from ravine.study.declare import machine, versions
 from ravine.study.engine import LocalEngine, cores
-from ravine.study.infer import Contrast, Finalists, contrasts
+from ravine.study.infer import Contrast, contrasts
 from ravine.study.methods import get
 from ravine.study.runner import Curves, full_hyper
-from ravine.study.search import Request, Run, Settings, drive, judge, tune
+from ravine.study.search import Request, Run
 from ravine.study.worker import Assignment
 
-SEEDS = 40
+SEEDS = 66  # what two copies may ask for: each 3 + 20 of its own, and 20 to evaluate on
 MARGIN = 0.01
 NAMES = ("loss", "accuracy")
 
@@ -136,33 +136,9 @@ class Resampler:
         return self.table.runs[nearest][seed]
 
 
-def copies(table: Table, cell: Cell, study: int) -> list[Finalists]:
-    """Two independent searches of the same method, scored on the same 20 evaluation seeds."""
-    settings = Settings(
-        trials=64,
-        tuning_seeds=3,
-        seeds=20,
-        steps=cell.steps,
-        endpoint="accuracy",
-        higher_is_better=True,
-        worst=0.0,
-        study_seed=study,
-        horizons=False,
-    )
-    resampler, found = Resampler(table, study), []
-    for copy in (0, 1):
-        own = replace(settings, copy=copy)
-        (tuned,) = drive([tune(get(cell.method), own)], resampler)
-        runs = [run for one in tuned.finalists for run in one.runs(own.evaluation, own.steps, test=True)]
-        found.append(
-            judge(tuned.finalists, own, resampler([Request("evaluate", tuple(runs))]), trials=len(tuned.trials))
-        )
-    return found
-
-
 def study(table: Table, cell: Cell, number: int) -> tuple[Contrast, Contrast]:
     """What one study says of a method against itself, at margin 0 and with a true difference exactly at the margin."""
-    a, b = copies(table, cell, number)
+    a, b = copies(cell.method, cell.steps, number, Resampler(table, number))
     better = replace(a, scores=a.scores + MARGIN)
     return (
         contrasts({"a": a, "b": b}, [("a", "b")], 0.0)[0],

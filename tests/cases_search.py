@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ravine.study.runner import Curves
 from ravine.study.search import Request, Run, Settings
 
 SETTINGS = Settings(
@@ -21,18 +21,6 @@ SETTINGS = Settings(
     study_seed=0,
 )
 LOSS = replace(SETTINGS, endpoint="loss", higher_is_better=False, worst=None)
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What the engine sends back for a run."""
-
-    initial_loss: float
-    final_train_loss: float
-    diverged_at: int | None
-    steps: tuple[int, ...]
-    validation: Mapping[str, NDArray[np.float64]]
-    test: Mapping[str, NDArray[np.float64]] | None = None
 
 
 def uniform(*words: object) -> float:
@@ -51,11 +39,13 @@ def lr(run: Run) -> float:
     return dict(run.hyper)["lr"]
 
 
-def constant(run: Run, accuracy: float, loss: float = 1.0, initial: float = 2.0, diverged_at: int | None = None) -> Ran:
+def constant(
+    run: Run, accuracy: float, loss: float = 1.0, initial: float = 2.0, diverged_at: int | None = None
+) -> Curves:
     """A run with the same accuracy and loss at each of ten evaluations."""
     steps = tuple(sorted({max(1, run.steps * i // 10) for i in range(1, 11)}))
     curves = {"accuracy": np.full(len(steps), accuracy), "loss": np.full(len(steps), loss)}
-    return Ran(initial, loss, diverged_at, steps, curves, curves if run.test else None)
+    return Curves(initial, loss, diverged_at, steps, curves, curves if run.test else None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Surface:
     def limit_of(self, run: Run) -> float:
         return self.limit * (2 - complement(run))
 
-    def __call__(self, run: Run) -> Ran:
+    def __call__(self, run: Run) -> Curves:
         steps = tuple(sorted({max(1, run.steps * i // 20) for i in range(1, 21)}))
         relative = lr(run) / self.limit_of(run)
         on_cliff = relative >= self.cliff
@@ -95,23 +85,23 @@ class Surface:
         loss = 2.3 * (1 + 0.001 * failed - 0.95 * quality)
         curves = {"accuracy": accuracy, "loss": loss}
         diverged_at = max(1, run.steps // 10) if relative >= 4 else None
-        return Ran(2.3, float(loss[-1]), diverged_at, steps, curves, curves if run.test else None)
+        return Curves(2.3, float(loss[-1]), diverged_at, steps, curves, curves if run.test else None)
 
 
-def gradient_descent(curvature: float) -> Callable[[Run], Ran]:
+def gradient_descent(curvature: float) -> Callable[[Run], Curves]:
     """Heavy ball (gradient descent at momentum 0) on curvature x^2 / 2 from x = 1, in closed form.
 
     v' = b v + h x, x' = x - lr v': the state (x, v) is multiplied by one matrix each step.
     """
 
-    def run_it(run: Run) -> Ran:
+    def run_it(run: Run) -> Curves:
         h, b, eta = curvature, 1 - complement(run), lr(run)
         step = np.array([[1 - eta * h, -eta * b], [h, b]])
         with np.errstate(over="ignore", invalid="ignore"):
             x = float((np.linalg.matrix_power(step, run.steps) @ np.array([1.0, 0.0]))[0])
             loss = h * x * x / 2 if math.isfinite(x) else math.inf
         curves = {"loss": np.array([loss])}
-        return Ran(h / 2, loss, None, (run.steps,), curves, curves if run.test else None)
+        return Curves(h / 2, loss, None, (run.steps,), curves, curves if run.test else None)
 
     return run_it
 
@@ -120,11 +110,11 @@ def gradient_descent(curvature: float) -> Callable[[Run], Ran]:
 class Engine:
     """Trains what is asked for once, and remembers the rounds."""
 
-    train: Callable[[Run], Ran]
+    train: Callable[[Run], Curves]
     rounds: list[list[Request]] = field(default_factory=list)
-    stored: dict[Run, Ran] = field(default_factory=dict)
+    stored: dict[Run, Curves] = field(default_factory=dict)
 
-    def __call__(self, requests: list[Request]) -> Mapping[Run, Ran]:
+    def __call__(self, requests: list[Request]) -> Mapping[Run, Curves]:
         self.rounds.append(requests)
         for request in requests:
             self.stored.update((run, self.train(run)) for run in request.runs if run not in self.stored)

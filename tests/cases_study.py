@@ -29,7 +29,7 @@ from ravine.fleet.single import Single
 from ravine.fleet.stacked import Stacked
 from ravine.fleet.train import Executor, Work
 from ravine.report import page
-from ravine.study import api, engine, worker
+from ravine.study import api, worker
 from ravine.study.store import Store
 from ravine.study.worker import Assignment, Trained
 
@@ -98,9 +98,7 @@ class HereEngine:
 
     def __init__(self, assignment: Assignment, workers: int) -> None:
         self.workers = workers
-        self._progress = NamedTemporaryFile()  # noqa: SIM115  (lives as long as the engine)
-        self._progress.truncate(8 * engine.PLACES)
-        worker._assignment = replace(assignment, progress=self._progress.name)
+        worker._assignment = replace(assignment, progress="")
         worker._ready.cache_clear()
 
     def __enter__(self) -> "HereEngine":
@@ -112,7 +110,6 @@ class HereEngine:
     ) -> None:
         torch.set_flush_denormal(False)
         worker._ready.cache_clear()
-        self._progress.close()
 
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
         return function(*arguments)

@@ -63,7 +63,10 @@ class FakeComparison:
         default_factory=lambda: {"adam": {"gradient_equivalents": 1.5, "seconds_per_step": 0.00052}}
     )
 
+    reports: int = 0
+
     def report(self) -> Path:
+        self.reports += 1
         return self.directory / "report.html"
 
 
@@ -280,6 +283,16 @@ def test_the_table_says_what_was_found(backend: Backend, capsys: pytest.CaptureF
     assert "768 runs" in printed.err and "tuning momentum" in printed.err
 
 
+@pytest.mark.parametrize("command", ["compare", "resume"])
+def test_the_report_that_the_study_built_is_not_built_again(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    made = FakeComparison(backend.directory)
+    monkeypatch.setattr(study, command, lambda *_, **__: made)
+    assert run(command, "digits") == 0
+    assert made.reports == 0
+
+
 def test_the_table_fits_a_window_of_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary.show(Console(width=80), FakeComparison(tmp_path))  # type: ignore[arg-type]
     printed = capsys.readouterr().out
@@ -334,6 +347,11 @@ def test_the_answer_to_the_question_is_obeyed(
         (WorkError("the worker was lost"), 1, "ravine: the worker was lost"),
         (OSError(errno.ENOSPC, "No space left on device", "runs/1.parquet"), 1, "ravine: No space left on device"),
         (OSError(errno.EROFS, "Read-only file system", "studies"), 1, "ravine: Read-only file system (studies)"),
+        (
+            OSError(errno.EFBIG, "File too large", "runs/1.parquet"),
+            1,
+            "ravine: File too large (runs/1.parquet); lift the",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "studies"), 1, "ravine: Permission denied (studies)"),
     ],
 )

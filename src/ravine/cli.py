@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from ravine.study import Comparison
 
 # Troubles of the machine that a person can mend; every other OSError is a fault of ours and shows its traceback.
-_GO_ON = "make room; what was stored is kept, and `ravine resume` goes on"
+_GO_ON = "; what was stored is kept, and `ravine resume` goes on"
 _ELSEWHERE = "choose a directory that can be written, with --out"
 MENDS = {
-    errno.ENOSPC: _GO_ON,
-    errno.EDQUOT: _GO_ON,
+    errno.ENOSPC: "make room" + _GO_ON,
+    errno.EDQUOT: "make room" + _GO_ON,
+    errno.EFBIG: "lift the limit on the size of a file (ulimit -f)" + _GO_ON,
     errno.EROFS: _ELSEWHERE,
     errno.EACCES: _ELSEWHERE,
     errno.EPERM: _ELSEWHERE,
@@ -260,6 +261,6 @@ def _print_result(comparison: "Comparison", *, as_json: bool) -> None:
     from ravine import summary
 
     summary.show(console(stderr=as_json), comparison)
-    print(f"report: {comparison.report()}", file=sys.stderr if as_json else sys.stdout)
+    print(f"report: {comparison.directory / 'report.html'}", file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print((comparison.directory / "verdict.json").read_text(), end="")

@@ -164,10 +164,20 @@ def test_a_model_that_fails_in_the_midst(say: Say) -> None:
 
 def test_a_negative_loss_as_endpoint(say: Say) -> None:
     less = "lambda o, t: torch.nn.functional.cross_entropy(o, t) - 5"
-    code, said = say(("torch.nn.functional.cross_entropy", less), endpoint="loss")
+    code, said = say(("torch.nn.functional.cross_entropy", less), endpoint="loss")  # and nothing was trained: see `say`
     assert code == 2
     assert said.startswith("The loss takes the value -4.")
     assert said.endswith("and ratios need a positive one: declare a metric as the endpoint.")
+
+
+def test_a_negative_loss_beside_a_metric_is_no_endpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(monkeypatch)
+    less = "lambda o, t: torch.nn.functional.cross_entropy(o, t) - 5"
+    problem = write_problem(tmp_path / "tiny.py", ("torch.nn.functional.cross_entropy", less))
+    assert says(capsys, *compare_words(problem, tmp_path / "study")).code == 0
+    assert ravine.study.load(tmp_path / "study").verdict["secondary"] == []
 
 
 def test_data_that_differ_from_load_to_load(say: Say) -> None:

@@ -29,7 +29,7 @@ from cases_study import (
 from ravine.study.store import Store
 
 DEATHS = {
-    "before the first run": partial(die_at_call, "ravine.study.api", "Runner"),
+    "before the first run": partial(die_at_call, "ravine.study.conduct", "Runner"),
     "probe": partial(die_in_training, "probe"),
     "coarse": partial(die_in_training, "coarse"),
     "local": partial(die_in_training, "local"),
@@ -37,7 +37,7 @@ DEATHS = {
     "evaluate": partial(die_in_training, "evaluate"),
     "rename of a chunk": partial(die_in_rename, "-screen-"),
     "between chunks": partial(die_after_chunk, 7),
-    "inference": partial(die_at_call, "ravine.study.api", "conclude"),
+    "inference": partial(die_at_call, "ravine.study.conduct", "conclude"),
     "rename of the verdict": partial(die_in_rename, "verdict"),
     "report": partial(die_at_call, "ravine.report", "write"),
     "rename of the report": partial(die_in_rename, "report"),
@@ -117,6 +117,24 @@ def test_a_second_process_is_refused_and_a_lost_worker_ends_the_study(tmp_path: 
     assert "ravine resume" in ended.sentence
     assert until(lambda: command.session() == [], 3), command.session()
     goes_on(directory, finished)
+
+
+def test_a_killed_study_leaves_nothing_outside_its_directory(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    directory, command = under_way(tmp_path, finished)
+    assert (directory / ".progress").exists()
+    os.kill(command.process.pid, signal.SIGKILL)
+    command.process.wait(10)
+    command.end()
+    assert list((tmp_path / "scratch").iterdir()) == []
+    (tmp_path / "gate").unlink()
+    ended = Command.start("resume", str(directory), "--problem", str(tmp_path / "tiny.py")).end()
+    assert ended.code == 0, ended.said
+    assert not (directory / ".progress").exists()
+    assert verdict_bytes(directory) == verdict_bytes(finished)
 
 
 def test_ctrl_c_ends_the_study_with_the_command_that_resumes_it(tmp_path: Path, finished: Path) -> None:

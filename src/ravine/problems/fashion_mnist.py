@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.functional import cross_entropy
 
-from ravine.metrics import accuracy
-from ravine.problems.data import files_of
-from ravine.problems.images import Pixels, idx_pair
+from ravine.problems.images import Pixels, mnist_like
 from ravine.problems.problem import Problem
 
 
@@ -17,17 +14,7 @@ def fashion_mnist() -> Problem:
     60,000 rows to train on and 10,000 to test. Raises UserError when the data are not fetched.
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, 2017.
     """
-    folder = files_of("fashion-mnist")
-    return Problem(
-        name="fashion-mnist",
-        model=_net,
-        loss=cross_entropy,
-        train=idx_pair(folder, "train"),
-        test=idx_pair(folder, "t10k"),
-        metrics={"accuracy": accuracy},
-        batch_size=128,
-        steps=2000,
-    )
+    return mnist_like("fashion-mnist", _net)
 
 
 def _net() -> nn.Module:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from ravine.metrics import accuracy
+from ravine.problems.data import files_of
+from ravine.problems.problem import Problem
 from ravine.problems.readers import read_idx
 
 
@@ -24,6 +28,24 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.to(self.mean.dtype) / 255 - self.mean) / self.std
+
+
+def mnist_like(name: str, model: Callable[[], nn.Module]) -> Problem:
+    """A fetched set of 28x28 grey pictures in 10 classes, in the four files of MNIST: 60,000 rows and 10,000 to test.
+
+    Raises UserError when the data are not fetched.
+    """
+    folder = files_of(name)
+    return Problem(
+        name=name,
+        model=model,
+        loss=cross_entropy,
+        train=idx_pair(folder, "train"),
+        test=idx_pair(folder, "t10k"),
+        metrics={"accuracy": accuracy},
+        batch_size=128,
+        steps=2000,
+    )
 
 
 def idx_pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,9 @@
 cost.
 """
 
-from ravine.study.api import Comparison, Silent, compare, load, plan, resume
+from ravine.study.api import compare, load, plan, resume
+from ravine.study.comparison import Comparison
+from ravine.study.listener import Silent
 from ravine.study.planning import Plan
 
 __all__ = ["Comparison", "Plan", "Silent", "compare", "load", "plan", "resume"]

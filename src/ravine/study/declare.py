@@ -19,7 +19,7 @@ from ravine.fleet.train import DIVERGED, PATIENCE, Executor, evaluation_steps
 from ravine.problems import Data, Problem, digest
 from ravine.study import methods as registry
 from ravine.study.engine import cores
-from ravine.study.search import Settings
+from ravine.study.search import Settings, not_positive
 
 LEAST = {
     "trials": 1,
@@ -161,11 +161,17 @@ def check_words(methods: tuple[str, ...], baseline: str, **counts: float | None)
     return methods if baseline in methods else (baseline, *methods)
 
 
-def endpoint_of(problem: Problem, name: str | None, margin: float | None) -> Endpoint:
-    """The primary endpoint: the metric of that name, else the first that the problem declares, else the loss."""
+def endpoint_of(problem: Problem, name: str | None, margin: float | None, smallest_loss: float) -> Endpoint:
+    """The primary endpoint: the metric of that name, else the first that the problem declares, else the loss.
+
+    smallest_loss: of those seen before the first step. Raises UserError if it has no logarithm and the loss is to
+    decide.
+    """
     if name is None:
         name = next(iter(problem.metrics), "loss")
     if name == "loss":
+        if smallest_loss <= 0:
+            raise UserError(not_positive(smallest_loss))
         given = LOSS_MARGIN if margin is None else margin
         return Endpoint(name="loss", higher_is_better=False, worst=None, unit="log-ratio of loss", margin=given)
     if name not in problem.metrics:
@@ -179,14 +185,14 @@ def endpoint_of(problem: Problem, name: str | None, margin: float | None) -> End
     return Endpoint(name=name, higher_is_better=metric.higher_is_better, worst=metric.worst, unit=name, margin=given)
 
 
-def secondary_of(problem: Problem, primary: Endpoint) -> tuple[Secondary, ...]:
-    """The problem's other metrics, and its loss."""
-    metrics = {
-        name: Secondary(name=name, higher_is_better=m.higher_is_better, worst=m.worst)
-        for name, m in problem.metrics.items()
-    }
-    every = {**metrics, "loss": Secondary(name="loss", higher_is_better=False, worst=None)}
-    return tuple(one for name, one in every.items() if name != primary.name)
+def secondary_of(problem: Problem, primary: Endpoint, smallest_loss: float) -> tuple[Secondary, ...]:
+    """The problem's other metrics, and its loss where that has a logarithm."""
+    every = [
+        Secondary(name=name, higher_is_better=m.higher_is_better, worst=m.worst) for name, m in problem.metrics.items()
+    ]
+    if smallest_loss > 0:
+        every.append(Secondary(name="loss", higher_is_better=False, worst=None))
+    return tuple(one for one in every if one.name != primary.name)
 
 
 def current_of(problem: Problem) -> dict[str, str | float] | None:

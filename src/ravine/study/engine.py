@@ -1,15 +1,12 @@
 """Engines: where chunks are trained. The local one has a worker process per core, each with one thread."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-import numpy as np
 import psutil
 from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
@@ -17,11 +14,10 @@ from ravine.errors import WorkError
 from ravine.fleet.choose import Choice
 from ravine.fleet.train import Executor, Work
 from ravine.study import worker
-from ravine.study.worker import Assignment, Trained
+from ravine.study.worker import PLACES, Assignment, Trained
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
-PLACES = 4096  # chunks whose progress can be told apart at a time
 
 ENVIRONMENT = {
     # glibc gives every large temporary back to the system and faults it in again; kept, a stacked step is up to 1.8x
@@ -58,14 +54,15 @@ class LocalEngine:
 
     def __init__(self, assignment: Assignment, workers: int) -> None:
         self.workers = workers
-        self._progress_directory = tempfile.TemporaryDirectory(prefix="ravine-")
-        path = Path(self._progress_directory.name) / "progress"
-        self._progress = np.memmap(path, dtype=np.int64, mode="w+", shape=(PLACES,))
+        self._watched = Path(assignment.progress) if assignment.progress else None
+        if self._watched is not None:  # written out: a hole in a file on a full disk would kill who first writes there
+            self._watched.write_bytes(bytes(8 * PLACES))
+        self._progress = worker.counters(assignment.progress)
         self._pool = ProcessPoolExecutor(
             max_workers=workers,
             env=ENVIRONMENT,
             initializer=worker.start,
-            initargs=(replace(assignment, progress=str(path)), os.getpid()),
+            initargs=(assignment, os.getpid()),
         )
 
     def __enter__(self) -> "LocalEngine":
@@ -76,7 +73,8 @@ class LocalEngine:
     ) -> None:
         """Ends the workers, after an error at once."""
         self._pool.shutdown(wait=True, kill_workers=error is not None)
-        self._progress_directory.cleanup()
+        if self._watched is not None:
+            self._watched.unlink(missing_ok=True)
 
     def ask(self, function: Callable[..., T], *arguments: object) -> T:
         """What a function of `ravine.study.worker` returns in some worker."""

@@ -37,7 +37,10 @@ class Plan:
 
 
 def count(methods: Sequence[str], settings: Settings, current: bool) -> tuple[int, int]:
-    """(runs, run-steps) of a study without extension rounds, at most: what is best in several ways runs once."""
+    """(runs, run-steps) of a study, at most: what is best in several ways runs once.
+
+    Without extension rounds, and without further screening where candidates fail it or lie next to settings that fail.
+    """
     whole = probing = shorter = 0
     winners = len(settings.secondary)
     for name in methods:

@@ -42,7 +42,7 @@ class Curves:
     diverged_at: int | None
     steps: tuple[int, ...]
     validation: Mapping[str, Floats]
-    test: Mapping[str, Floats] | None
+    test: Mapping[str, Floats] | None = None
 
 
 def full_hyper(run: Run) -> dict[str, float]:

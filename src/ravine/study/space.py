@@ -128,8 +128,7 @@ class Box:
 
     def coordinates(self, setting: Hyper) -> tuple[float, ...]:
         """The learning rate and 1 - momentum of a setting, in the order of the axes."""
-        values = dict(setting)
-        return tuple(values[a.name] if a.kind == "lr" else 1 - values[a.name] for a in self.axes)
+        return coordinates(self.axes, setting)
 
     def around(self, setting: Hyper) -> "Box":
         """The part of the box within a factor 2 in lr and 3 in 1 - momentum of a setting inside it."""
@@ -167,6 +166,18 @@ class Box:
 
     def _with_lr(self, low: float, high: float) -> "Box":
         return replace(self, low=(low, *self.low[1:]), high=(high, *self.high[1:]))
+
+
+def coordinates(axes: Sequence[Axis], setting: Hyper) -> tuple[float, ...]:
+    """The learning rate and 1 - momentum of a setting, in the order of the axes."""
+    values = dict(setting)
+    return tuple(values[a.name] if a.kind == "lr" else 1 - values[a.name] for a in axes)
+
+
+def near(axes: Sequence[Axis], one: Hyper, other: Hyper) -> bool:
+    """Whether two settings lie within a factor 2 in lr and 3 in 1 - momentum of each other."""
+    pairs = zip(axes, coordinates(axes, one), coordinates(axes, other), strict=True)
+    return all(abs(math.log(a / b)) <= math.log(LOCAL_FACTOR[axis.kind]) for axis, a, b in pairs)
 
 
 def box(method: Method, lr: tuple[float, float], steps: int) -> Box:

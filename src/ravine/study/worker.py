@@ -27,6 +27,8 @@ from ravine.problems import Problem, digest, prepare
 from ravine.problems.loading import load
 from ravine.problems.usercode import UserCode
 
+PLACES = 4096  # chunks whose progress can be told apart at a time
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -41,7 +43,7 @@ class Assignment:
     study_seed: int
     device: str
     threads: int
-    progress: str  # a file of int64, one a chunk: run-steps done
+    progress: str  # a file of int64, one a chunk: run-steps done; "" if nobody watches
     data_sha256: str | None = None
 
     @classmethod
@@ -97,7 +99,12 @@ def _ready() -> _Ready:
     if _assignment.data_sha256 not in (None, digest(data)):
         raise UserError(f"the data of problem '{problem.name}' differ from load to load: draw them with a fixed seed")
     task = Task(problem, data, _assignment.study_seed, torch.device(_assignment.device))
-    return _Ready(task, Program(task), np.memmap(_assignment.progress, dtype=np.int64, mode="r+"))
+    return _Ready(task, Program(task), counters(_assignment.progress))
+
+
+def counters(path: str) -> Any:
+    """Run-steps done in each chunk under way, (PLACES,), shared with all that open the same file."""
+    return np.memmap(path, dtype=np.int64, mode="r+") if path else np.zeros(PLACES, dtype=np.int64)
 
 
 def choose_executor(free_bytes: float, forced: Executor | None, run_steps: int) -> Choice:
