@@ -1,6 +1,7 @@
 """The problems that the speed benchmarks train, made from fixed random data: only their shapes matter here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from ravine.metrics import accuracy
 from ravine.problems import Problem
+from ravine.problems.autoencoders import Output
+from ravine.problems.autoencoders import autoencoder as autoencoder_problem
 from ravine.problems.digits import digits
+from ravine.problems.sequences import addition, memorize_5, memorize_20, multiplication
 
 
 class Recurrent(nn.Module):
@@ -69,9 +73,42 @@ def autoencoder() -> Problem:
     return Problem(name="autoencoder", model=model, loss=mse_loss, train=(x, x), batch_size=200, steps=100)
 
 
+def deep(widths: Sequence[int], output: Output) -> Callable[[], Problem]:
+    """An autoencoder of Sutskever et al. 2013 on random pictures, judged on eight of them."""
+
+    def made() -> Problem:
+        x = torch.rand(2000, widths[0], generator=torch.Generator().manual_seed(0))
+        return autoencoder_problem("deep", widths, x, x[:8], output=output, steps=20, validation=x[:8])
+
+    return made
+
+
+def sequence(task: Callable[..., Problem], length: int) -> Callable[[], Problem]:
+    """A sequence task of Sutskever et al. 2013 on few sequences, judged on eight of them."""
+
+    def made() -> Problem:
+        of = task(length) if task is memorize_5 else task(length, rows=2000)
+        few = tuple(tensor[:8] for tensor in of.train)
+        return replace(of, validation=few, test=few, steps=20)
+
+    return made
+
+
+SUTSKEVER: dict[str, Callable[[], Problem]] = {
+    "curves 784-400-200-100-50-25-6": deep((784, 400, 200, 100, 50, 25, 6), "logistic"),
+    "mnist 784-1000-500-250-30": deep((784, 1000, 500, 250, 30), "logistic"),
+    "faces 625-2000-1000-500-30": deep((625, 2000, 1000, 500, 30), "linear"),
+    "addition, T = 80": sequence(addition, 80),
+    "multiplication, T = 80": sequence(multiplication, 80),
+    "memorize-5, T = 200": sequence(memorize_5, 200),
+    "memorize-20, T = 80": sequence(memorize_20, 80),
+}
+
 CASES: dict[str, Callable[[], Problem]] = {
     "dense 64-64-64-10": digits,
     "recurrent, T = 80": recurrent,
     "convolutional 16-32": convolutional,
     "autoencoder 784-1000-500-250-30": autoencoder,
 }
+
+EVERY = {**CASES, **SUTSKEVER}

@@ -15,23 +15,22 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cases import CASES
+from cases import CASES, EVERY
 from loky.process_executor import ProcessPoolExecutor
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from ravine.fleet import train
-from ravine.fleet.choose import Choice
+from ravine.fleet.choose import Choice, compiler
 from ravine.problems import prepare
 from ravine.study import worker
 from ravine.study.declare import machine, versions
@@ -45,7 +44,7 @@ SECONDS = 4.0  # that one side of a round should take
 def plain_runs(case: str, runs: int, steps: int) -> float:
     """The peer: trains `runs` runs one after the other by hand; returns a loss, so that nothing is optimized away."""
     torch.set_num_threads(1)
-    problem = CASES[case]()
+    problem = EVERY[case]()
     data = prepare(problem)
     inputs, targets = data.train.tensors
     validation = data.validation.tensors
@@ -112,7 +111,7 @@ def fleet_seconds(engine: LocalEngine, choice: Choice, runs: int, steps: int, sc
 
 def compare(case: str, rounds: int, workers: int, forced: train.Executor | None, scratch: Path) -> Row:
     """One row of the table."""
-    problem = CASES[case]()
+    problem = EVERY[case]()
     steps = problem.steps
     assignment = Assignment.of(
         problem, batch_size=problem.batch_size, steps=steps, study_seed=0, device="cpu", threads=1, progress=""
@@ -211,8 +210,11 @@ def main() -> None:
     words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fleet.json")
     given = words.parse_args()
     scratch = Path(os.environ.get("TMPDIR", "/tmp"))
-    names = [given.case] if given.case else list(CASES)
-    rows = [compare(name, given.rounds, cores(), given.executor, scratch) for name in names]
+    if given.case or given.executor:
+        wanted = [(name, given.executor) for name in ([given.case] if given.case else CASES)]
+    else:  # a study compiles only where that is paid back: the dense net is measured both ways
+        wanted = [(name, None) for name in CASES] + ([("dense 64-64-64-10", "compiled")] if compiler() else [])
+    rows = [compare(name, given.rounds, cores(), executor, scratch) for name, executor in wanted]
     table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", "share of its products")
     for row in rows:
         low, high = row["interval"]
@@ -220,8 +222,20 @@ def main() -> None:
         rates = (f"{row['fleet']:,.0f}", f"{row['plain']:,.0f}", f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
         table.add_row(row["case"], row["executor"], *rates, share)
     Console().print(table)
-    kept = {"machine": machine("cpu"), "versions": versions(), "python": platform.python_version(), "rows": rows}
-    given.out.write_text(json.dumps(kept, indent=2) + "\n")
+    where = {"machine": machine("cpu"), "versions": versions()}
+    given.out.write_text(json.dumps({**where, "rows": merged(given.out, where, rows)}, indent=2) + "\n")
+
+
+def merged(out: Path, where: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+    """The rows with those of a file that they do not replace, if it is of the same machine and versions."""
+
+    def key(row: Row) -> tuple[str, str]:
+        return row["case"], row["executor"].split()[0]
+
+    kept = json.loads(out.read_text()) if out.exists() else {}
+    old = kept["rows"] if {name: kept.get(name) for name in where} == where else []
+    every = {key(row): row for row in [*old, *rows]}
+    return sorted(every.values(), key=lambda row: list(EVERY).index(row["case"]))
 
 
 if __name__ == "__main__":

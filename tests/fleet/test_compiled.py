@@ -1,7 +1,6 @@
-"""A compiled step is one graph, whatever learning rate and momentum do. Run by torch's own code, no compiler needed."""
+"""A compiled step is one graph, whatever learning rate and momentum do. Run as traced, no compiler needed."""
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,18 +17,16 @@ Graphs = list[fx.GraphModule]
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
-    """Every graph that torch.compile makes, which it then runs as it is."""
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    """Every graph that is given to the compiler, then run as it is."""
     made: Graphs = []
 
-    def backend(graph: fx.GraphModule, _: Any) -> Callable[..., Any]:
+    def keep(graph: fx.GraphModule, _: Any) -> Callable[..., Any]:
         made.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    torch._dynamo.reset()
-    yield made
-    torch._dynamo.reset()
+    monkeypatch.setattr(torch._inductor, "compile", keep)
+    return made
 
 
 def fleet(program: Program, rule: str, runs: int, compiled: bool = True, first: int = 0) -> Stacked:

@@ -9,12 +9,14 @@ from ravine import optim
 from ravine.fleet.order import Order
 from ravine.fleet.task import Task
 from ravine.rules import Rule
+from ravine.schedules import Setting
+from ravine.schedules.base import at
 
 
 class Single:
     """A fleet of one; the same questions and answers as `Stacked`."""
 
-    def __init__(self, task: Task, rule: Rule, seed: int, hyper: Mapping[str, float]) -> None:
+    def __init__(self, task: Task, rule: Rule, seed: int, hyper: Mapping[str, Setting]) -> None:
         self._task, self._seed, self.seeds = task, seed, [seed]
         model = task.model(seed)
         self._loss, self._evaluation = task.training(model), task.evaluation(model)
@@ -40,7 +42,7 @@ class Single:
             torch.nn.utils.clip_grad_norm_(self._trained, problem.clip)
         group = self._optimizer.param_groups[0]
         if problem.schedule is not None:
-            group["lr"] = self._lr * problem.schedule(step)
+            group["lr"] = at(self._lr, step) * problem.schedule(step)
         for name in self._random:
             group[name] = task.variate(name, self._seed, step)
         self._optimizer.step()
@@ -70,7 +72,7 @@ class Single:
         """Everything that training changes, for a checkpoint."""
         slots = self._optimizer.state_dict()["state"]
         named = {f"slot.{k}.{name}": value for k, slot in slots.items() for name, value in slot.items()}
-        return {**self._model_state(), **named}
+        return {**self._model_state(), **named, "step": torch.tensor(self._optimizer.param_groups[0]["step"])}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state`."""
@@ -82,6 +84,9 @@ class Single:
                 _, number, slot = name.split(".", 2)
                 slots.setdefault(int(number), {})[slot] = value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": slots})
+        group = self._optimizer.param_groups[0]
+        group["step"] = int(state["step"])  # which its schedules go by
+        self._optimizer.show_schedules(group)
 
     def _model_state(self) -> dict[str, Tensor]:
         """Parameters and buffers, those too that a state_dict leaves out; tied ones once."""

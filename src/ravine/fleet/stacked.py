@@ -18,6 +18,8 @@ from ravine.fleet.task import Task
 from ravine.fleet.trace import drop_untouched, reuse_memory, trace
 from ravine.rules import Rule
 from ravine.rules.base import nonzero
+from ravine.schedules import Setting
+from ravine.schedules.base import at
 
 AHEAD = 16  # steps whose row numbers are looked up at once
 
@@ -126,7 +128,7 @@ class Program:
         name = (len(tensors[0]), draws_of, tuple(leaf.shape for leaf in batch), compiled)
         if name not in self._traced:
             graph = self._trace_evaluation(tensors, batch, self.task.evaluation_key(piece))
-            self._traced[name] = torch.compile(graph, fullgraph=True, dynamic=False) if compiled else graph
+            self._traced[name] = _compiled(graph, [*tensors, *batch]) if compiled else graph
         return self._traced[name]  # type: ignore[no-any-return]
 
     def _trace_evaluation(self, tensors: list[Tensor], batch: list[Tensor], number: int) -> fx.GraphModule:
@@ -146,9 +148,13 @@ class Program:
 
 
 def _compiled(step: Callable[..., list[Tensor]], arguments: list[Tensor]) -> Callable[..., list[Tensor]]:
-    """`step` as one compiled graph; traced first, so that it has a place of its own among what torch has compiled."""
+    """`step` as one compiled graph, for arguments of these shapes only.
+
+    It goes to the compiler without TorchDynamo, whose checks of the arguments take 0.1 ms a call: the shapes are known.
+    """
     graph = make_fx(step)(*(argument.clone() for argument in arguments))  # tracing runs the step: on copies
-    return torch.compile(graph, fullgraph=True, dynamic=False)
+    made: Callable[..., list[Tensor]] = torch._inductor.compile(graph, list[Any](arguments))
+    return made
 
 
 def _cut(values: Sequence[Tensor], lengths: Sequence[int]) -> list[list[Tensor]]:
@@ -178,15 +184,23 @@ def _norms(tensors: Sequence[Tensor]) -> Tensor:
     return norms
 
 
+def _later(setting: Setting) -> Setting:
+    """What a hyper-parameter will be at the next step, as a function of this one."""
+    return (lambda step: setting(step + 1)) if callable(setting) else setting
+
+
 class Stacked:
-    """Runs `len(seeds)` runs in lock-step; `hyper` holds one value per run of every hyper-parameter of the rule."""
+    """Runs `len(seeds)` runs in lock-step; `hyper` holds one value per run of every hyper-parameter of the rule.
+
+    A value is a number or a function of the step, from 0.
+    """
 
     def __init__(
         self,
         program: Program,
         rule: Rule,
         seeds: Sequence[int],
-        hyper: Mapping[str, Sequence[float]],
+        hyper: Mapping[str, Sequence[Setting]],
         compiled: bool = False,
     ) -> None:
         task = program.task
@@ -205,18 +219,23 @@ class Stacked:
         }
         if task.problem.weight_decay:
             hyper = {**hyper, "weight_decay": [task.problem.weight_decay] * len(seeds)}
-        hyper = {**hyper, **{f"next_{name}": hyper[name] for name in rule.foresees}}  # problems schedule the lr alone
+        hyper = {**hyper, **{f"next_{name}": [_later(value) for value in hyper[name]] for name in rule.foresees}}
         self._scalars = {
             name: torch.full((len(seeds),), value, dtype=torch.float64, device=task.device)
             for name, value in rule.scalars.items()
         }
-        self._hyper = {  # in float64, so that 1 - momentum loses nothing; the rule casts
-            name: torch.tensor(values, dtype=torch.float64, device=task.device) for name, values in hyper.items()
-        }
+        moving = {name for name, values in hyper.items() if any(map(callable, values))}
+        self._schedules = {name: list(hyper[name]) for name in hyper if name in moving}
+        self._hyper = {name: self._numbers(values, 0) for name, values in hyper.items() if name not in moving}
         self._whole = pytree.tree_leaves(task.data.train.tensors)
         rows, sampling = task.data.train.rows, task.problem.sampling
         self._orders = {seed: Order(task.study_seed, seed, rows, task.batch_size, sampling) for seed in starts}
         self._place()
+
+    def _numbers(self, settings: Sequence[Setting], step: int) -> Tensor:
+        """The values of a hyper-parameter at a step, in float64, so that 1 - momentum loses nothing; the rule casts."""
+        values = [at(setting, step) for setting in settings]
+        return torch.tensor(values, dtype=torch.float64, device=self._task.device)
 
     def _place(self) -> None:
         """Numbers the distinct seeds: batches and draws of a seed are made once, however many runs share it."""
@@ -251,7 +270,8 @@ class Stacked:
         """One update of every run with the batch of `step` (from 0); the training losses before it, shape (runs,)."""
         schedule = self._task.problem.schedule
         count = torch.tensor(step + 1.0, dtype=torch.float64, device=self._task.device)
-        hyper = {**self._hyper, **self._scalars, "step": count}
+        moving = {name: self._numbers(settings, step) for name, settings in self._schedules.items()}
+        hyper = {**self._hyper, **moving, **self._scalars, "step": count}
         for name in self._rule.random:
             drawn = [self._task.variate(name, seed, step) for seed in self.seeds]
             hyper[name] = torch.tensor(drawn, dtype=torch.float64, device=self._task.device)
@@ -284,7 +304,9 @@ class Stacked:
 
     def keep(self, alive: Tensor) -> None:
         """Goes on with these runs only: what diverged no longer costs anything."""
-        self.seeds = [seed for seed, kept in zip(self.seeds, alive.tolist(), strict=True) if kept]
+        places = alive.nonzero().flatten().tolist()
+        self.seeds = [self.seeds[place] for place in places]
+        self._schedules = {name: [settings[k] for k in places] for name, settings in self._schedules.items()}
         self._parameters, self._slots, self._scalars, self._carried, self._hyper = (
             {name: value[alive] for name, value in named.items()}
             for named in (self._parameters, self._slots, self._scalars, self._carried, self._hyper)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,6 +21,7 @@ from ravine.errors import WorkError
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
+from ravine.schedules import Setting
 
 DIVERGED = 3.0  # a training loss above this multiple of the loss at initialization ...
 PATIENCE = 3  # ... at this many evaluations in a row is certified divergence
@@ -32,10 +33,13 @@ Progress = Callable[[int], None]  # called with the number of run-steps done sin
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of the work: its seed and its own value of every hyper-parameter of the rule."""
+    """One run of the work: its seed and its own value of every hyper-parameter of the rule.
+
+    A hyper-parameter may be a schedule of `ravine.schedules`; but not the learning rate where the problem has one.
+    """
 
     seed: int
-    hyper: dict[str, float]
+    hyper: Mapping[str, Setting]
 
 
 @dataclass(frozen=True)
