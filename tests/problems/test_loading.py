@@ -70,7 +70,11 @@ def test_a_problem_is_taken_as_it_is() -> None:
 
 
 def test_every_built_in_problem_says_in_one_line_what_it_is() -> None:
-    assert list(PROBLEMS) == ["digits", "mnist", "fashion-mnist", "cifar10", "quadratic", "ravine"]
+    assert list(PROBLEMS) == [
+        *("digits", "mnist", "fashion-mnist", "cifar10", "quadratic", "ravine"),
+        *("curves", "curves-small", "mnist-autoencoder", "mnist-autoencoder-small", "faces", "faces-small"),
+        *("addition", "multiplication", "memorize-5", "memorize-20"),
+    ]
     for factory in PROBLEMS.values():
         assert 30 < len((factory.__doc__ or "").splitlines()[0]) < 140
 
@@ -80,7 +84,7 @@ def test_every_built_in_problem_says_in_one_line_what_it_is() -> None:
     [
         ("digit", "there is no problem 'digit'; did you mean 'digits'"),
         ("Fashion_MNIST", "did you mean 'fashion-mnist'"),
-        ("imagenet", "choose one of digits, mnist, fashion-mnist, cifar10, quadratic, ravine, or give the path"),
+        ("imagenet", "choose one of digits, mnist, .*, memorize-20, or give the path"),
         ("nowhere.py", "there is no problem file nowhere.py"),
         ("no/where", "there is no problem file"),
         (".", "there is no problem file"),

@@ -47,7 +47,9 @@ class Formula:
     @staticmethod
     def _record(work: Work, k: int) -> Record:
         trial = work.trials[k]
-        loss = trial.seed + trial.hyper["lr"]
+        lr = trial.hyper["lr"]
+        assert isinstance(lr, float)  # a study schedules nothing
+        loss = trial.seed + lr
         values = [[loss, 0.5]]
         return Record(9.0, loss if loss < 90 else None, None, [work.steps], [loss], values, values if work.test else [])
 

@@ -139,7 +139,7 @@ DATA_SETS: Mapping[str, DataSet] = {
         ),
         DataSet(
             name="faces",
-            about="400 photographs of 40 people, 112x92 grey pixels (AT&T Laboratories Cambridge, ORL or Olivetti faces)",
+            about="400 photographs of 40 people, 112x92 grey pixels (AT&T Cambridge: ORL or Olivetti faces)",
             licence="of the photographs not formally stated, credit is asked for; package BSD",
             megabytes=5,
             sources=(

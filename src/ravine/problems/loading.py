@@ -12,11 +12,15 @@ from pathlib import Path
 
 from ravine.errors import UserError
 from ravine.problems.cifar10 import cifar10
+from ravine.problems.curves import curves, curves_small
 from ravine.problems.digits import digits
+from ravine.problems.faces import faces, faces_small
 from ravine.problems.fashion_mnist import fashion_mnist
 from ravine.problems.mnist import mnist
+from ravine.problems.mnist_autoencoder import mnist_autoencoder, mnist_autoencoder_small
 from ravine.problems.problem import Problem
 from ravine.problems.quadratic import quadratic, ravine
+from ravine.problems.sequences import addition, memorize_5, memorize_20, multiplication
 from ravine.problems.usercode import UserCode
 
 PROBLEMS: Mapping[str, Callable[[], Problem]] = {
@@ -26,6 +30,16 @@ PROBLEMS: Mapping[str, Callable[[], Problem]] = {
     "cifar10": cifar10,
     "quadratic": quadratic,
     "ravine": ravine,
+    "curves": curves,
+    "curves-small": curves_small,
+    "mnist-autoencoder": mnist_autoencoder,
+    "mnist-autoencoder-small": mnist_autoencoder_small,
+    "faces": faces,
+    "faces-small": faces_small,
+    "addition": addition,
+    "multiplication": multiplication,
+    "memorize-5": memorize_5,
+    "memorize-20": memorize_20,
 }
 """The built-in problems; the first line of each factory's docstring says what it is."""
 

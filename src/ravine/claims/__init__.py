@@ -1,0 +1,99 @@
+"""Claims of papers about momentum that anyone can re-run: `ravine reproduce`.
+
+Each file of this package holds the claims of one paper in a tuple `CLAIMS`. A claim is a sentence, what each budget
+runs, and a function that brings the evidence; its criteria stand in the code before anything is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from ravine.claims import goh, page, sutskever
+from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
+from ravine.claims.laboratory import Laboratory, Listener
+from ravine.errors import UserError
+from ravine.rules.base import hint
+from ravine.study.declare import machine, versions
+from ravine.study.engine import cores
+from ravine.study.store import Store
+
+__all__ = ["CLAIMS", "Budget", "Claim", "Evidence", "Finding", "Outcome", "Table", "reproduce"]
+
+CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in (sutskever, goh) for claim in paper.CLAIMS}
+"""Every claim by its name."""
+
+
+class _Silent:
+    def phase(self, text: str) -> None: ...
+
+    def progress(self, done_steps: int, total_steps: int, runs_done: int, runs: int) -> None: ...
+
+
+def reproduce(
+    names: Sequence[str] = ("all",),
+    budget: Budget = "quick",
+    *,
+    out: Path | str = "reproductions",
+    workers: int | None = None,
+    device: str | None = None,
+    listener: Listener | None = None,
+    fresh_pilot: bool = False,
+) -> list[dict[str, Any]]:
+    """Investigate claims and return their results, the contents of each result.json.
+
+    Stored in OUT/BUDGET/CLAIM: result.json, index.html with its figures, and the runs. A claim that was broken off goes
+    on where it stopped: every run that is stored is kept. OUT/BUDGET/index.html lists all claims that are there.
+
+    budget: "quick" (minutes a claim on two cores), "evening" (about an hour) or "paper" (the paper's
+    length). fresh_pilot: search learning rates anew where some come with the package.
+    Raises UserError for an unknown claim or budget, and when data are not fetched; WorkError when the work fails.
+    """
+    if budget not in get_args(Budget):
+        raise UserError(f"there is no budget {budget!r}: {hint(budget, get_args(Budget))}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = list(CLAIMS) if "all" in names or not names else list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in CLAIMS:
+            raise UserError(f"there is no claim {name!r}: {hint(name, CLAIMS)}")
+    directory = Path(out) / budget
+    results = []
+    for name in chosen:
+        store = Store(directory / name)
+        store.directory.mkdir(parents=True, exist_ok=True)
+        with store.locked():
+            laboratory = Laboratory(
+                budget=budget,
+                store=store,
+                workers=workers or (1 if device == "cuda" else cores()),
+                device=device,
+                listener=listener or _Silent(),
+                fresh_pilot=fresh_pilot,
+            )
+            laboratory.listener.phase(name)
+            evidence = CLAIMS[name].investigate(laboratory)
+            result = page.contents(CLAIMS[name], evidence, budget, {"machine": machine(device), "versions": versions()})
+            store.write_json("result.json", result)
+            page.write(result, evidence, store.directory)
+        _tidy(store)
+        results.append(result)
+    page.write_index(_all_results(directory), directory)
+    return results
+
+
+def _tidy(store: Store) -> None:
+    """Takes away what an investigation needs only while it runs."""
+    store.path(".lock").unlink(missing_ok=True)
+    for folder in (store.checkpoints, store.runs_directory):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _all_results(directory: Path) -> list[dict[str, Any]]:
+    """The results in a directory, in the order of `CLAIMS`."""
+    files = (directory / name / "result.json" for name in CLAIMS)
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
