@@ -2,7 +2,7 @@
 
     python benchmarks/calibration_digits.py [--studies 1000] [--out benchmarks/results/calibration_digits.json]
 
-A table of real runs (configurations of a method on 40 seeds) is trained once. A study is simulated by the coroutine
+A table of real runs (configurations of a method on 66 seeds) is trained once. A study is simulated by the coroutine
 that drives real studies (`ravine.study.search.tune`): what it asks for is answered by the nearest configuration of
 the table, and its seeds are a random choice of the table's. Two copies of the same method draw independent search
 points, tuning seeds and screening seeds; they share the 20 evaluation seeds and are judged at margin 0, so every
@@ -54,9 +54,9 @@ class Cell:
 
 # The boxes are those that the probe finds on digits, extended by a factor of two on either side.
 CELLS = {
-    "sgd, full batch, 30 steps": Cell("sgd", 2000, 30, 192, (0.002, 8.0)),
+    "sgd, full batch, 30 steps": Cell("sgd", 2000, 30, 256, (0.002, 8.0)),
     "momentum, full batch, 30 steps": Cell("momentum", 2000, 30, 512, (0.001, 4.0)),
-    "sgd, batch 16, 1,000 steps": Cell("sgd", 16, 1000, 96, (0.001, 4.0)),
+    "sgd, batch 16, 1,000 steps": Cell("sgd", 16, 1000, 128, (0.001, 4.0)),
 }
 
 
@@ -132,8 +132,9 @@ class Resampler:
         values = dict(run.hyper)
         place = np.log([values["lr"], 1 - values.get("momentum", 0.0)][: self.table.places.shape[1]])
         nearest = int(np.argmin(((self.table.places - place) ** 2).sum(axis=1)))
-        seed = self.seeds.setdefault(run.seed, int(self.order[len(self.seeds)]))
-        return self.table.runs[nearest][seed]
+        if run.seed not in self.seeds:
+            self.seeds[run.seed] = int(self.order[len(self.seeds)])
+        return self.table.runs[nearest][self.seeds[run.seed]]
 
 
 def study(table: Table, cell: Cell, number: int) -> tuple[Contrast, Contrast]:
