@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from ravine import cli, problems, study
+from ravine import advice, claims, cli, problems, study
 from ravine.problems import data
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +52,8 @@ def test_every_command_is_understood(monkeypatch: pytest.MonkeyPatch, command: s
     for name in ("compare", "plan", "resume", "load"):
         monkeypatch.setattr(study, name, work)
     monkeypatch.setattr(data, "fetch", work)
+    monkeypatch.setattr(advice, "advise", work)
+    monkeypatch.setattr(claims, "reproduce", work)
     with pytest.raises((Understood, SystemExit)) as stopped:
         cli.main(shlex.split(command)[1:])
     assert not isinstance(stopped.value, SystemExit) or stopped.value.code == 0

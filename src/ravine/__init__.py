@@ -10,35 +10,47 @@ from typing import TYPE_CHECKING, Any
 from ravine.errors import UserError, WorkError
 
 if TYPE_CHECKING:
-    from ravine import metrics, optim, rules
+    from ravine import hessian_free, init, measure, metrics, optim, problems, rules
+    from ravine.advice import Advice, advise
     from ravine.metrics import Metric
+    from ravine.monitor import Monitor
     from ravine.problems import Problem
     from ravine.study import Comparison, compare, resume
 
 __version__ = "0.1.0"
 __all__ = [
+    "Advice",
     "Comparison",
     "Metric",
+    "Monitor",
     "Problem",
     "UserError",
     "WorkError",
     "__version__",
+    "advise",
     "compare",
+    "hessian_free",
+    "init",
+    "measure",
     "metrics",
     "optim",
+    "problems",
     "resume",
     "rules",
 ]
 
 # Where a name lives. It is imported on first use, so `import ravine` (and `ravine --help`) need not wait for torch.
 _HOME = {
+    "Advice": "ravine.advice",
     "Comparison": "ravine.study",
     "Metric": "ravine.metrics",
+    "Monitor": "ravine.monitor",
     "Problem": "ravine.problems",
+    "advise": "ravine.advice",
     "compare": "ravine.study",
     "resume": "ravine.study",
 }
-_MODULES = frozenset({"metrics", "optim", "rules"})
+_MODULES = frozenset({"hessian_free", "init", "measure", "metrics", "optim", "problems", "rules"})
 
 
 def __getattr__(name: str) -> Any:

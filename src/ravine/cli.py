@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-list_app = typer.Typer(help="What there is: problems, methods, data sets.", no_args_is_help=True)
+list_app = typer.Typer(help="What there is: problems, methods, claims, data sets.", no_args_is_help=True)
 data_app = typer.Typer(help="Fetch data sets, list them.", no_args_is_help=True)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
@@ -184,6 +184,74 @@ def resume(
 
 
 @app.command()
+def reproduce(
+    claims: Annotated[
+        list[str] | None, typer.Argument(metavar="[CLAIM]...", help="Claims, see `ravine list claims`. [default: all]")
+    ] = None,
+    budget: Annotated[
+        Literal["quick", "evening", "paper"],
+        typer.Option(help="Minutes a claim, about an hour, or the length of the paper."),
+    ] = "quick",
+    out: Annotated[Path, typer.Option(help="Where results are stored, and gone on with.")] = Path("reproductions"),
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="[default: cuda where there is one]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one per core]")] = None,
+    pilot: Annotated[bool, typer.Option("--pilot", help="Search the learning rates anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Re-run what papers claim: their tables beside ours, and a verdict per claim."""
+    import ravine.claims
+
+    if device == "cuda":
+        _require_gpu()
+    with Screen(yes=True) as screen:
+        results = ravine.claims.reproduce(
+            claims or ["all"],
+            budget,
+            out=out,
+            workers=workers,
+            device=device,
+            listener=screen,
+            fresh_pilot=pilot,
+        )
+    if as_json:
+        print(json.dumps(results, indent=2, allow_nan=False))
+        return
+    for result in results:
+        _print_claim(result)
+    print(f"report: {out / budget / 'index.html'}")
+
+
+@app.command()
+def advise(
+    problem: Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in name or the path of a Python file.")],
+    steps: Annotated[int | None, typer.Option(help="Training steps of a run. [default: the problem's]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a batch. [default: the problem's]")] = None,
+    margin: Annotated[
+        float | None, typer.Option(metavar="M", help="Differences up to this count as equal. [default: as in compare]")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="The metric that decides. [default: the problem's first, else the loss]")
+    ] = None,
+    time: Annotated[str, typer.Option(metavar="TIME", help="Measure no longer than about this: 2m, 90s.")] = "60s",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Measure noise and curvature on a short run; say whether momentum should pay, and with which settings."""
+    from ravine import advice
+
+    found = advice.advise(
+        problem, steps=steps, batch_size=batch_size, margin=margin, endpoint=endpoint, seconds=parse_time(time)
+    )
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2, allow_nan=False))
+        return
+    screen = console()
+    for sentence in advice.sentences(found):
+        screen.print(sentence, highlight=False)
+    for caveat in found.caveats:
+        screen.print(caveat, style="dim", highlight=False)
+
+
+@app.command()
 def report(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a study.")]) -> None:
     """Build the report of a study again from its stored runs."""
     from ravine import study
@@ -211,6 +279,14 @@ def list_methods() -> None:
         fixed = ", ".join(f"{name} {value:g}" for name, value in method.fixed.items())
         rows.append((method.name, searched, fixed, _summary(type(RULES[method.rule]))))
     _print_rows(rows, "method", "searched", "held fixed", "rule")
+
+
+@list_app.command("claims")
+def list_claims() -> None:
+    """The claims that can be re-run, and where they stand."""
+    from ravine.claims import CLAIMS
+
+    _print_rows(((claim.name, claim.sentence, claim.source) for claim in CLAIMS.values()), "claim", "what", "source")
 
 
 @list_app.command("data")
@@ -255,6 +331,22 @@ def _print_rows(rows: Iterable[tuple[str, ...]], *heads: str) -> None:
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+def _print_claim(result: dict[str, Any]) -> None:
+    from ravine.claims.page import MARKS, found, shown
+
+    screen = console()
+    screen.print(f"\n{result['claim']}: {result['outcome']}", style="bold")
+    screen.print(f"{result['sentence']} ({result['source']})", soft_wrap=True)
+    for table in result["tables"]:
+        screen.print(f"\n{table['title']}")
+        _print_rows((tuple(map(shown, row)) for row in table["rows"]), *table["columns"])
+    screen.print()
+    rows = [(f"{MARKS[one['outcome']]} {one['outcome']}", one["statement"], found(one)) for one in result["findings"]]
+    _print_rows(rows, "outcome", "finding", "measured")
+    for note in result["notes"]:
+        screen.print(f"Note: {note}", soft_wrap=True)
 
 
 def _print_result(comparison: "Comparison", *, as_json: bool) -> None:

@@ -1,0 +1,410 @@
+"""Whether `ravine.advise` is right: its predictions against what `ravine.compare` finds, cell by cell.
+
+    python benchmarks/advice.py [--run] [--fit] [--score] [--problem NAME] [--most N] [--out FILE]
+
+A cell is a problem, a batch size and a budget of steps; the list below was fixed before the first of them ran.
+``--run`` goes through the cells that are not yet in the file and keeps each at once, so it can be stopped at any
+moment. ``--fit`` fits the predictor on the problems of FIT and writes `src/ravine/advice/coefficients.json`;
+``--score`` judges it on those of SCORE, which no threshold has seen: the hit rate with its interval, the calibration of
+P(pays), the Brier skill over always guessing the commonest verdict, and the regret of the recommended settings. Without
+a word all three.
+
+The truth of a cell is the verdict on the two settings that its study recommends, over seeds alone: studies of this size
+seldom decide with the interval that covers the search too. The scores against that verdict stand beside. Cells that
+stay undecided have no truth to be scored against; they are counted and left out.
+
+Intervals: Wilson's for the hit rate; for the Brier skill and the regret a bootstrap over cells within problems.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+import ravine
+from ravine.advice import predictor
+from ravine.metrics import accuracy
+from ravine.problems import Problem, quadratic
+from ravine.problems.digits import digits
+from ravine.study.declare import machine, versions
+from ravine.study.infer import _verdict  # the rule of `compare`, on another interval
+
+Row: TypeAlias = dict[str, Any]
+Floats: TypeAlias = NDArray[np.float64]
+VERDICTS = ("pays", "equal", "hurts")
+TRUTH = "verdict_given_settings"
+FULL = 1_000_000  # rows: the full batch, whatever the problem
+
+
+# --- the problems -----------------------------------------------------------------------------------------------------
+
+
+def _digit_rows() -> tuple[Tensor, Tensor]:
+    inputs, targets = digits().train
+    return inputs, targets
+
+
+def noisy_quadratic() -> Problem:
+    """The built-in `quadratic`: ten curvatures from 0.01 to 1, equal noise in all directions."""
+    return quadratic()
+
+
+def wide_quadratic() -> Problem:
+    """Twenty curvatures over four decades, noise in proportion to them, little of it."""
+    h = torch.logspace(-4, 0, 20, dtype=torch.float64)
+    return quadratic(h, noise=0.02 * h, name="wide-quadratic")
+
+
+def power_quadratic() -> Problem:
+    """Thirty curvatures k^-2, noise in proportion to them."""
+    h = torch.arange(1, 31, dtype=torch.float64) ** -2.0
+    return quadratic(h, noise=0.02 * h, name="power-quadratic")
+
+
+def noisy_ravine() -> Problem:
+    """The built-in `ravine` with noise."""
+    return quadratic((1.0, 100.0), noise=(0.3, 30.0), start=(10.0, 1.0), name="noisy-ravine")
+
+
+def dense() -> Problem:
+    """The built-in `digits`: dense net, accuracy."""
+    return digits()
+
+
+def softmax_regression() -> Problem:
+    """Digits by softmax regression, judged by its loss."""
+    inputs, targets = _digit_rows()
+    return Problem(
+        name="softmax-regression",
+        model=lambda: nn.Linear(64, 10),
+        loss=cross_entropy,
+        train=(inputs, targets),
+        test=digits().test,
+        batch_size=64,
+        steps=400,
+    )
+
+
+def deep_tanh() -> Problem:
+    """Digits by six narrow tanh layers, judged by its loss."""
+
+    def model() -> nn.Module:
+        layers: list[nn.Module] = [nn.Linear(64, 24), nn.Tanh()]
+        for _ in range(4):
+            layers += [nn.Linear(24, 24), nn.Tanh()]
+        return nn.Sequential(*layers, nn.Linear(24, 10))
+
+    return replace(softmax_regression(), name="deep-tanh", model=model)
+
+
+def small_autoencoder() -> Problem:
+    """Digits through a bottleneck of 8 and back, judged by the squared error."""
+    inputs, _ = _digit_rows()
+    widths = (64, 32, 8, 32, 64)
+
+    def model() -> nn.Module:
+        layers: list[nn.Module] = []
+        for a, b in itertools.pairwise(widths):
+            layers += [nn.Linear(a, b), nn.Tanh()]
+        return nn.Sequential(*layers[:-1])
+
+    test = digits().test[0]
+    return Problem(
+        name="small-autoencoder",
+        model=model,
+        loss=mse_loss,
+        train=(inputs, inputs),
+        test=(test, test),
+        batch_size=64,
+        steps=400,
+    )
+
+
+def convolutions() -> Problem:
+    """Digits by a small convolutional net, accuracy."""
+    inputs, targets = _digit_rows()
+    test_inputs, test_targets = digits().test
+
+    def model() -> nn.Module:
+        first = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AvgPool2d(2)]
+        return nn.Sequential(*first, nn.Flatten(), nn.Linear(72, 10))
+
+    return Problem(
+        name="convolutions",
+        model=model,
+        loss=cross_entropy,
+        train=(inputs, targets),
+        test=(test_inputs, test_targets),
+        metrics={"accuracy": accuracy},
+        batch_size=64,
+        steps=400,
+    )
+
+
+def sine() -> Problem:
+    """A sine of three periods with noise of .1, fitted by a tanh net of 32 and 32 units."""
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(1000, 1, generator=generator) - 1
+    y = torch.sin(3 * math.pi * x) + 0.1 * torch.randn(1000, 1, generator=generator)
+    model = lambda: nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 1))  # noqa: E731
+    return Problem(
+        name="sine",
+        model=model,
+        loss=mse_loss,
+        train=(x[:800], y[:800]),
+        test=(x[800:], y[800:]),
+        batch_size=64,
+        steps=400,
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a problem: each batch size with each budget."""
+
+    make: Callable[[], Problem]
+    batch_sizes: tuple[int, ...]
+    budgets: tuple[int, ...]
+
+
+# Fixed before any result: ten problems, six cells each. The size of a study was chosen by pilots on five cells of FIT,
+# which stayed undecided with 16 trials, 10 seeds and a margin of 5 % (and with 12, 24 and 25 %), and were thrown away.
+FIT = {
+    "noisy-quadratic": Grid(noisy_quadratic, (1, 16, 512), (50, 500)),
+    "wide-quadratic": Grid(wide_quadratic, (1, 64, 512), (50, 500)),
+    "dense": Grid(dense, (8, 64, FULL), (50, 400)),
+    "softmax-regression": Grid(softmax_regression, (4, 64, FULL), (50, 400)),
+    "small-autoencoder": Grid(small_autoencoder, (8, 64, FULL), (50, 400)),
+}
+SCORE = {
+    "power-quadratic": Grid(power_quadratic, (1, 32, 512), (50, 500)),
+    "noisy-ravine": Grid(noisy_ravine, (1, 32, 512), (50, 500)),
+    "deep-tanh": Grid(deep_tanh, (8, 64, FULL), (50, 400)),
+    "convolutions": Grid(convolutions, (8, 64, FULL), (50, 400)),
+    "sine": Grid(sine, (8, 64, FULL), (50, 400)),
+}
+STUDY: dict[str, Any] = {"methods": ("sgd", "momentum"), "trials": 32, "tuning_seeds": 2, "seeds": 20}
+LOSS_MARGIN = math.log(1.25)  # metrics have the usual .01
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A problem at a batch size and a budget."""
+
+    problem: str
+    batch_size: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """How the file calls it."""
+        return f"{self.problem}, {'full batch' if self.batch_size == FULL else self.batch_size}, {self.steps} steps"
+
+    def build(self) -> Problem:
+        """The problem of the cell."""
+        grid = {**FIT, **SCORE}[self.problem]
+        return replace(grid.make(), batch_size=self.batch_size, steps=self.steps)
+
+
+def cells() -> list[Cell]:
+    """All cells, the problems in turn, so that a part of them is a fair part."""
+    each = [
+        [Cell(name, batch, steps) for batch in grid.batch_sizes for steps in grid.budgets]
+        for name, grid in {**FIT, **SCORE}.items()
+    ]
+    return [cell for turn in zip(*each, strict=True) for cell in turn]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run(cell: Cell, scratch: Path) -> Row:
+    """Advises first, then compares; the recommended setting joins the comparison untuned."""
+    problem = cell.build()
+    margin = None if problem.metrics else LOSS_MARGIN
+    advice = ravine.advise(problem, margin=margin)
+    setting = advice.recommended
+    current: dict[str, Any] = {"method": setting.method, "lr": setting.lr}
+    if setting.method != "sgd":
+        current["momentum"] = setting.momentum
+    directory = Path(tempfile.mkdtemp(dir=scratch)) / "study"
+    began = time.perf_counter()
+    comparison = ravine.compare(replace(problem, current=current), out=directory, margin=margin, **STUDY)
+    seconds = time.perf_counter() - began
+    verdict = comparison.verdict
+    found = {(one["method"], one["versus"]): one for one in verdict["contrasts"]}
+    momentum = found["momentum", "sgd"]
+    over_advice = [found[method, "current"]["difference_given_settings"] for method in ("sgd", "momentum")]
+    row: Row = {
+        "cell": cell.name,
+        **asdict(cell),
+        "endpoint": advice.endpoint,
+        "margin": advice.margin,
+        "gain": advice.gain,
+        "feature": predictor.feature(advice.gain, advice.margin),
+        "regime": advice.regime,
+        "noise": advice.noise,
+        "headroom": advice.headroom,
+        "recommended": asdict(setting),
+        "seconds_advice": advice.seconds,
+        "seconds_study": seconds,
+        "verdict": momentum["verdict"],
+        "difference": momentum["difference"],
+        "interval": momentum["interval"],
+        "verdict_given_settings": _verdict(momentum["interval_given_settings"], verdict["margin"]),
+        "difference_given_settings": momentum["difference_given_settings"],
+        "interval_given_settings": momentum["interval_given_settings"],
+        "regret": None if None in over_advice else max(over_advice),
+        "tuned": {name: one["settings"] for name, one in verdict["methods"].items()},
+    }
+    shutil.rmtree(directory.parent)
+    return row
+
+
+def load(path: Path) -> list[Row]:
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def keep(path: Path, rows: Sequence[Row], **more: Any) -> None:
+    """Writes the file aside and renames it: it is whole at any moment."""
+    content = {"machine": machine("cpu"), "versions": versions(), **more, "rows": list(rows)}
+    aside = path.with_suffix(".writing")
+    aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    aside.replace(path)
+
+
+# --- scoring ----------------------------------------------------------------------------------------------------------
+
+
+def score(rows: Sequence[Row], truth_name: str) -> Row:
+    """The predictions against the verdicts, on the problems that nothing was fitted on."""
+    coefficients = predictor.committed()
+    decided = [row for row in rows if row[truth_name] in VERDICTS]
+    if not decided:
+        return {"cells": len(rows), "undecided": len(rows)}
+    chances = [predictor.probabilities(row["feature"], coefficients) for row in decided]
+    truth = [row[truth_name] for row in decided]
+    commonest = Counter(truth).most_common(1)[0][0]
+    hits = [max(p, key=lambda v: p[v]) == t for p, t in zip(chances, truth, strict=True)]
+    ours = np.array([_brier(p, t) for p, t in zip(chances, truth, strict=True)])
+    guess = np.array([_brier({commonest: 1.0}, t) for t in truth])
+    problems = [row["problem"] for row in decided]
+    regrets = np.array([_regret(row) for row in decided])
+    return {
+        "cells": len(rows),
+        "undecided": len(rows) - len(decided),
+        "verdicts": dict(Counter(truth)),
+        "hit_rate": float(np.mean(hits)),
+        "hit_rate_interval": wilson(sum(hits), len(hits)),
+        "hit_rate_of_the_commonest": truth.count(commonest) / len(truth),
+        "brier": float(ours.mean()),
+        "brier_of_the_commonest": float(guess.mean()),
+        "brier_skill": _skill(ours, guess),
+        "brier_skill_interval": bootstrap(problems, lambda k: _skill(ours[k], guess[k])),
+        "calibration": calibration([p["pays"] for p in chances], [t == "pays" for t in truth]),
+        "regret_in_margins": {
+            "median": float(np.median(regrets[np.isfinite(regrets)])),
+            "diverged": int(np.isinf(regrets).sum()),
+            "within_one": float((regrets <= 1).mean()),
+            "within_one_interval": bootstrap(problems, lambda k: float((regrets[k] <= 1).mean())),
+        },
+        "misses": [row["cell"] for row, hit in zip(decided, hits, strict=True) if not hit],
+    }
+
+
+def _brier(chances: dict[Any, float], truth: str) -> float:
+    return sum((chances.get(v, 0.0) - (v == truth)) ** 2 for v in VERDICTS)
+
+
+def _skill(ours: Floats, guess: Floats) -> float:
+    return 1 - float(ours.mean() / guess.mean()) if guess.mean() > 0 else 0.0
+
+
+def _regret(row: Row) -> float:
+    """How much worse the recommended setting is than the better of the two tuned ones, in margins; inf: diverged."""
+    return math.inf if row["regret"] is None else float(row["regret"] / row["margin"])
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> list[float]:
+    """Wilson's 95 % interval of a share."""
+    share, more = hits / count, z * z / count
+    middle = (share + more / 2) / (1 + more)
+    half = z * math.sqrt(share * (1 - share) / count + more / (4 * count)) / (1 + more)
+    return [middle - half, middle + half]
+
+
+def bootstrap(problems: Sequence[str], value: Callable[[Any], float], draws: int = 4000) -> list[float]:
+    """95 % of what a value of cells would be, with the cells of each problem drawn again."""
+    rng = np.random.default_rng(0)
+    groups = [np.flatnonzero(np.array(problems) == name) for name in dict.fromkeys(problems)]
+    found = [value(np.concatenate([rng.choice(group, len(group)) for group in groups])) for _ in range(draws)]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return [float(low), float(high)]
+
+
+def calibration(chances: Sequence[float], happened: Sequence[bool]) -> list[Row]:
+    """Of the cells with a stated P(pays) in each quarter: the mean stated, the share that came, how many."""
+    p, y = np.array(chances), np.array(happened)
+    found: list[Row] = []
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (p >= low) & (p < low + 0.25 if low < 0.75 else p <= 1)
+        if inside.any():
+            found.append(
+                {"stated": float(p[inside].mean()), "came": float(y[inside].mean()), "cells": int(inside.sum())}
+            )
+    return found
+
+
+def main() -> None:
+    """Runs what is missing, fits, scores, prints, keeps."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("run", "fit", "score"):
+        words.add_argument(f"--{name}", action="store_true")
+    words.add_argument("--problem", choices=[*FIT, *SCORE])
+    words.add_argument("--most", type=int, default=len(cells()), help="stop after so many cells")
+    words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "advice.json")
+    given = words.parse_args()
+    everything = not (given.run or given.fit or given.score)
+    rows, console = load(given.out), Console()
+    if given.run or everything:
+        with tempfile.TemporaryDirectory() as scratch:
+            done = {row["cell"] for row in rows}
+            left = [one for one in cells() if one.name not in done and given.problem in (None, one.problem)]
+            for cell in left[: given.most]:
+                rows.append(run(cell, Path(scratch)))
+                keep(given.out, rows)
+                last = rows[-1]
+                console.print(f"{cell.name}: x = {last['feature']:.2f}, {last[TRUTH]}, {last['seconds_study']:.0f} s")
+    if given.fit or everything:
+        chosen = [row for row in rows if row["problem"] in FIT]
+        fitted = predictor.fit([row["feature"] for row in chosen], [row[TRUTH] for row in chosen])
+        predictor.write(fitted, "python benchmarks/advice.py --fit", list(FIT), len(chosen))
+        console.print(fitted)
+    if given.score or everything:
+        held_out = [row for row in rows if row["problem"] in SCORE]
+        scored = {name: score(held_out, name) for name in (TRUTH, "verdict")}
+        table = Table("what", *scored)
+        for name in scored[TRUTH]:
+            table.add_row(name, *(json.dumps(one.get(name)) for one in scored.values()))
+        console.print(table)
+        keep(given.out, rows, coefficients=asdict(predictor.committed()), held_out=scored)
+
+
+if __name__ == "__main__":
+    main()
