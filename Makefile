@@ -4,9 +4,11 @@ JOBS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
+CONFORMANCE := .conformance
+PEERS := pytorch-optimizer torch-optimizer heavyball schedulefree optax
 PIP := $(BIN)/pip -qq --disable-pip-version-check install -c constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench conformance clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -25,6 +27,9 @@ lint: $(READY)  ## format, lint and types
 bench: $(BENCH_READY)  ## measure against peers, side by side
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+conformance: $(CONFORMANCE)/.ready  ## judge the optimizers of ravine and its peers, and write docs/conformance.md
+	@OMP_NUM_THREADS=1 PYTHONPATH=src:tests:benchmarks $(CONFORMANCE)/bin/python -m conformance.page
+
 clean:  ## remove caches and builds; the environment and the studies stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -exec rm -rf {} +
@@ -37,4 +42,12 @@ $(READY): pyproject.toml constraints.txt
 
 $(BENCH_READY): $(READY)
 	@$(PIP) -e '.[bench]'
+	@touch $@
+
+# An environment of its own, because the peers are no dependencies of ours.
+$(CONFORMANCE)/.ready: pyproject.toml constraints.txt benchmarks/conformance-constraints.txt
+	@echo "making the environment of the peers in $(CONFORMANCE)"
+	@$(PYTHON) -m venv $(CONFORMANCE)
+	@$(CONFORMANCE)/bin/pip -qq --disable-pip-version-check install -c constraints.txt \
+		-c benchmarks/conformance-constraints.txt -e . $(PEERS)
 	@touch $@

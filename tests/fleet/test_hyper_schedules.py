@@ -26,7 +26,7 @@ def test_a_stack_follows_schedules_as_runs_alone_do(rule: str) -> None:
     for step in range(STEPS):
         stack.step(step)
     for run, seed in enumerate([0, 1, 0]):
-        single = Single(made, rules.get(rule), seed, {"lr": RATES[run], "momentum": MOMENTA[run]})  # type: ignore[dict-item]
+        single = Single(made, rules.get(rule), seed, {"lr": RATES[run], "momentum": MOMENTA[run]})
         for step in range(STEPS):
             single.step(step)
         for name, value in single.parameters().items():

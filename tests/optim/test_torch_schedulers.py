@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.optim import lr_scheduler as theirs
 from torch.optim.swa_utils import SWALR
 
+from cases_optim import Make as Table
+from cases_optim import assert_same, every, keys, run
 from ravine.errors import UserError
-from ravine.optim import OF_RULE, Adam, Momentum, Nesterov, RuleOptimizer
+from ravine.optim import Adam, Momentum, Nesterov
 from ravine.schedules import Cosine, SutskeverMomentum
 
 Make: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -100,18 +102,33 @@ def test_other_forms_see_the_same_values(kind: type[Momentum | Nesterov], form: 
     assert ours == [group for group, _ in drive(TWINS["Momentum"][1], SCHEDULERS[scheduler])]
 
 
-@pytest.mark.parametrize("rule", OF_RULE)
-def test_one_cycle_drives_every_optimizer(rule: str) -> None:
-    def make(params: list[Tensor]) -> RuleOptimizer:
-        return OF_RULE[rule](params, lr=0.1)
+MOVING: dict[str, Callable[[torch.optim.Optimizer, bool], Any]] = {
+    "OneCycleLR": lambda o, both: theirs.OneCycleLR(o, 0.1, total_steps=STEPS, cycle_momentum=both),
+    "CyclicLR": lambda o, both: theirs.CyclicLR(o, 0.01, 0.1, step_size_up=5, cycle_momentum=both),
+    "LambdaLR": lambda o, _: theirs.LambdaLR(o, lambda step: 1 / (step + 1)),
+}
 
-    options = make(parameters()).defaults
-    cycles = "momentum" in options or "betas" in options
-    path = list(drive(make, lambda o: theirs.OneCycleLR(o, max_lr=0.1, total_steps=STEPS, cycle_momentum=cycles)))
-    assert len({group["lr"] for group, _ in path}) == STEPS
-    firsts = {group["momentum"] or group["betas"][0] for group, _ in path} if cycles else set()
-    assert len(firsts) in (0, STEPS - 1, STEPS)
-    assert path[-1][1].isfinite().all()
+
+@every
+@pytest.mark.parametrize("scheduler", MOVING)
+def test_every_optimizer_steps_by_what_a_scheduler_writes(make: Table, scheduler: str) -> None:
+    # The twin has the same values written by hand.
+    driven, edited = parameters(), parameters()
+    optimizer, twin = make(driven), make(edited)
+    has_momentum = bool({"momentum", "betas"} & optimizer.defaults.keys())
+    moving = MOVING[scheduler](optimizer, has_momentum)
+    rates, momenta = set(), set()
+    for step in range(STEPS - 1):
+        group = {name: optimizer.param_groups[0][name] for name in keys(optimizer) if name != "scale"}
+        rates.add(group["lr"])
+        momenta.add(group["betas"][0] if "betas" in group else group.get("momentum"))
+        twin.param_groups[0].update(group)
+        run(optimizer, driven, range(step, step + 1))
+        run(twin, edited, range(step, step + 1))
+        moving.step()
+    assert_same(driven, edited)
+    assert len(rates) > 5
+    assert (len(momenta) > 5) == (has_momentum and scheduler in MOMENTUM)
 
 
 def test_a_scheduler_of_torch_and_a_schedule_of_ours_share_a_group() -> None:

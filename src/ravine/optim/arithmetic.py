@@ -15,9 +15,26 @@ from ravine.rules.base import Rule, Tensors, nonzero
 BLOCK = 512 * 1024
 """Elements that an elementwise rule takes at a time on the CPU, so that its passes over them stay in the cache."""
 
+Piece: TypeAlias = tuple[Tensor, ...]
+"""Parameter, gradient and the slots of the rule, of one shape."""
 
-Piece: TypeAlias = tuple[Tensor, Tensor, Tensors]
-"""Parameter, gradient and state of one shape."""
+
+class Room:
+    """Memory for the temporaries of a block on the CPU, kept from step to step.
+
+    Without it the allocator returns them to the system, and takes them page by page again: up to half of a step.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def like(self, tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+        """Room of that name, in the shape of a tensor."""
+        if torch.compiler.is_compiling() or tensor.numel() > BLOCK or tensor.device.type != "cpu" or not plain(tensor):
+            return torch.empty_like(tensor, dtype=dtype)
+        if (name, dtype) not in self.kept:
+            self.kept[name, dtype] = torch.empty(BLOCK, dtype=dtype, device="cpu")
+        return self.kept[name, dtype][: tensor.numel()].view(tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -26,65 +43,87 @@ class Common:
 
     rule: Rule
     coefficients: Tensors
+    values: Tensor  # the same coefficients, one after the other
     dtype: torch.dtype  # of coefficients, state and arithmetic
     maximize: bool
+    room: Room
+
+    def unpacked(self) -> Common:
+        """The same with the coefficients out of `values`: a graph then has one input for all of them."""
+        return replace(self, coefficients=dict(zip(self.coefficients, self.values.unbind(), strict=True)))
+
+    def knowing(self, norm: Tensor | None) -> Common:
+        """The same with the norm of the whole gradient, for a rule that needs it."""
+        if norm is None:
+            return self
+        return replace(self, coefficients={**self.coefficients, "grad_norm": norm.to(self.coefficients["lr"])})
 
 
-def advance(pieces: list[tuple[Common, Piece]]) -> None:
+Batch: TypeAlias = tuple[Common, list[Piece]]
+"""Pieces that step alike."""
+
+
+def advance(batches: list[Batch]) -> None:
     """Step every piece."""
-    norm = grad_norm(pieces) if any(common.rule.normed for common, _ in pieces) else None
+    pieces = [(common.unpacked(), piece) for common, pieces in batches for piece in pieces]
+    norm = grad_norm(pieces) if any(common.rule.normed for common, _ in batches) else None
     for common, piece in pieces:
-        move(common, piece, norm)
+        move(common.knowing(norm), piece)
 
 
 def grad_norm(pieces: Iterable[tuple[Common, Piece]]) -> Tensor:
     """The norm of the whole gradient, weight decay included, as `ravine.rules.base.whole_norm` has it."""
-    norms = [torch.linalg.vector_norm(seen(common, param, grad)[1]) for common, (param, grad, _) in pieces]
+    norms = [torch.linalg.vector_norm(seen(common, piece[0], piece[1])[1]) for common, piece in pieces]
     wide = functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
     return nonzero(torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, wide) for norm in norms])))
 
 
-def move(common: Common, piece: Piece, norm: Tensor | None = None) -> None:
-    """Step one piece, block by block if it is large; ``norm``: of the whole gradient, for a rule that needs it."""
-    param = piece[0]
-    if norm is not None:
-        c = {**common.coefficients, "grad_norm": norm.to(param.device, common.dtype)}
-        common = replace(common, coefficients=c)
-    for block in cut(piece) if param.numel() > BLOCK and may_cut(common.rule, piece) else (piece,):
+def move(common: Common, piece: Piece) -> None:
+    """Step one piece, block by block if it is large."""
+    for block in cut(piece) if piece[0].numel() > BLOCK and may_cut(common.rule, piece) else (piece,):
         apply(common, *block)
 
 
 def may_cut(rule: Rule, piece: Piece) -> bool:
     """Whether a piece can be updated block by block, and gains by it."""
-    param, grad, state = piece
     return (
         rule.elementwise
-        and param.device.type == "cpu"
+        and piece[0].device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and all(tensor.is_contiguous() for tensor in (param, grad, *state.values()))
+        and all(tensor.is_contiguous() for tensor in piece)
     )
 
 
 def cut(piece: Piece) -> Iterator[Piece]:
     """Views of a piece, `BLOCK` elements at a time."""
-    param, grad, state = piece
-    tensors = (param, grad, *state.values())
-    for point, slope, *slots in zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in tensors), strict=True):
-        yield point, slope, dict(zip(state, slots, strict=True))
+    return zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in piece), strict=True)
 
 
 def seen(common: Common, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Parameter and gradient as the rule takes them: in the working dtype, downhill, the weight decay added."""
-    point = param if param.dtype == common.dtype else param.to(common.dtype)
-    slope = grad if grad.dtype == common.dtype else grad.to(common.dtype)
+    rule, c, dtype, room = common.rule, common.coefficients, common.dtype, common.room
+    point = param if param.dtype == dtype else room.like(param, "point", dtype).copy_(param)
+    if grad.dtype == dtype and not common.maximize and not rule.couples(c):
+        return point, grad
+    slope = room.like(param, "slope", dtype)
+    if grad.dtype != dtype:
+        grad = slope.copy_(grad)
     if common.maximize:
-        slope = -slope
-    return point, common.rule.decayed(point, slope, common.coefficients)
+        grad = torch.neg(grad, out=slope)
+    return point, rule.decayed(point, grad, c, out=slope)
 
 
-def apply(common: Common, param: Tensor, grad: Tensor, state: Tensors) -> None:
+def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     """Apply the rule to one block."""
+    rule = common.rule
     point, slope = seen(common, param, grad)
-    common.rule.apply(point, slope, state, common.coefficients)
+    state = dict(zip(rule.slots, slots, strict=True))
+    rooms = {name: common.room.like(point, name, common.dtype) for name in rule.rooms}
+    rule.apply(point, slope, state | rooms, common.coefficients)
     if point is not param:
         param.copy_(point)
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of no subclass that has arithmetic of its own."""
+    return type(tensor) in (Tensor, torch.nn.Parameter)

@@ -16,8 +16,8 @@ from torch.optim.optimizer import ParamsT
 
 from ravine.errors import UserError
 from ravine.optim import checkpoint
-from ravine.optim.arithmetic import Common, Piece, advance
-from ravine.optim.batches import Arrangement, Given, Taken, gathered, scatter, stream
+from ravine.optim.arithmetic import Batch, Room, advance
+from ravine.optim.batches import Arrangement, Given, Source, Taken, copied, gathered, stream
 from ravine.optim.groups import Group, check_edits, check_names, checks_words, number, unpacked
 from ravine.rules.base import Hyper, Rule
 from ravine.schedules import Schedule
@@ -38,7 +38,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     - ``p.grad`` is only read. Parameters that are not real raise `UserError`.
     - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
       where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
-    - ``torch.compile(optimizer.step)``, and `compile`, make one graph, while any hyper-parameter changes.
+    - `compile`, and ``torch.compile(optimizer.step)``, make one graph, while any hyper-parameter changes.
     """
 
     rule: ClassVar[Rule]
@@ -47,8 +47,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: ParamsT, **options: Any) -> None:
         self._arranged: dict[int, Arrangement] = {}
-        self._taken: Taken = []  # by a compiled step under way
-        self._compiled: Callable[[list[tuple[Common, Piece]]], None] | None = None
+        self._room = Room()
+        self._copied: list[Source] = []  # of a compiled step under way
+        self._advance: Callable[[list[Batch]], None] | None = None  # compiled in place
         super().__init__(params, {**options, "schedules": {}, "step": 0})
 
     def __init_subclass__(cls) -> None:
@@ -59,7 +60,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it, and it is no option of ours
-        self._arranged, self._taken, self._compiled = {}, [], None
+        self._arranged, self._room, self._copied, self._advance = {}, Room(), [], None
 
     # What a subclass with several rules changes.
 
@@ -148,11 +149,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_compiling():
-            pieces = outside(self._gather)
-            advance(pieces)
-            outside(self._scatter)
-        elif self._compiled is not None:
-            self._compiled(self._gather())
+            advance(outside(self._gather))
+            if self._copied:
+                outside(self._scatter)
+        elif self._advance is not None:
+            self._advance(self._gather())
             self._scatter()
         else:
             stream(self._prepare(False))
@@ -161,31 +162,33 @@ class RuleOptimizer(torch.optim.Optimizer):
     def compile(self, **options: Any) -> None:
         """Compile the arithmetic of `step` from now on, in place, as ``torch.nn.Module.compile`` does.
 
-        It saves what ``torch.compile(optimizer.step)`` spends on the rest of the step. ``options`` are those of
+        It spares what ``torch.compile(optimizer.step)`` spends on the rest of each step. ``options`` are those of
         ``torch.compile``. Copies of the optimizer are not compiled.
         """
-        self._compiled = torch.compile(advance, **options)
+        self._advance = torch.compile(advance, **options)
 
-    def _prepare(self, at_once: bool) -> Taken:
+    def _prepare(self, at_once: bool) -> list[Taken]:
         """The Python half of a step. Everything that can be wrong raises before anything has changed."""
         numbers = [self._numbers(group) for group in self.param_groups]
         given = [self._given(group, at_once) for group in self.param_groups]
         arranged = [self._arrangement(k, each) for k, each in enumerate(given)]
-        taken: Taken = []
+        taken: list[Taken] = []
         for group, each, values, arrangement in zip(self.param_groups, given, numbers, arranged, strict=True):
-            taken += arrangement.next(each, values, group["maximize"])
+            taken += arrangement.next(each, values, group["maximize"], self._room)
             group["step"] += 1
         return taken
 
-    def _gather(self) -> list[tuple[Common, Piece]]:
+    def _gather(self) -> list[Batch]:
         """Prepare a compiled step: all its pieces."""
-        self._taken = self._prepare(True)
-        return gathered(self._taken)
+        taken = self._prepare(True)
+        self._copied = copied(taken)
+        return gathered(taken)
 
     def _scatter(self) -> None:
         """Conclude a compiled step."""
-        scatter(self._taken)
-        self._taken = []
+        for source in self._copied:
+            source.scatter()
+        self._copied = []
 
     def _given(self, group: Group, at_once: bool) -> Given:
         """The parameters of a group that have a gradient."""

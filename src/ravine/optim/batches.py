@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from ravine.optim.arithmetic import Common, Piece, grad_norm, move
+from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move, plain
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]
@@ -28,9 +28,6 @@ SMALL = 8 * 1024
 
 PIECE = 32 * 1024
 """Elements that are gathered into one piece, so that it stays in the cache until it is scattered."""
-
-ONE = torch.tensor(1.0, device="cpu")
-"""What counters are added: a tensor, which is added four times as fast as the number."""
 
 
 def working_dtype(param: Tensor) -> torch.dtype:
@@ -53,21 +50,21 @@ def begin(rule: Rule, param: Tensor, state: State) -> None:
 @lru_cache(maxsize=64)
 def coefficients(
     rule: Rule, given: tuple[tuple[str, float], ...], device: torch.device, dtype: torch.dtype
-) -> tuple[Tensors, dict[str, float]]:
-    """The coefficients of a step as tensors, which nobody changes, and the scalars of the state after it.
+) -> tuple[Tensors, Tensor, dict[str, float]]:
+    """The coefficients of a step as tensors that nobody changes, by name and as one, and the scalars after the step.
 
     Kept, because most steps use those of the last.
     """
     c = rule.coefficients(dict(given))  # in Python's numbers, so that 1 - momentum loses nothing
-    there = torch.tensor(list(c.values()), dtype=dtype, device=device).unbind()  # one copy takes all of them
-    return dict(zip(c, there, strict=True)), {name: c[name] for name in rule.scalars}
+    values = torch.tensor(list(c.values()), dtype=dtype, device=device)  # one copy takes all of them
+    return dict(zip(c, values.unbind(), strict=True)), values, {name: c[name] for name in rule.scalars}
 
 
 class Source(Protocol):
     """Where a piece comes from, and goes to."""
 
-    def gather(self) -> Piece:
-        """Parameter, gradient and state, to be stepped in place."""
+    def gather(self, grads: Sequence[Tensor]) -> Piece:
+        """Parameter, gradient and state, to be stepped in place; ``grads`` are those of the group."""
 
     def scatter(self) -> None:
         """Write what was stepped to where it belongs, if it was a copy."""
@@ -76,11 +73,13 @@ class Source(Protocol):
 class Whole:
     """One parameter as it is; a sparse gradient is made dense."""
 
-    def __init__(self, rule: Rule, param: Tensor, grad: Tensor, state: State) -> None:
-        self.param, self.grad, self.slots = param, grad, {name: state[name] for name in rule.slots}
+    def __init__(self, given: Given, place: int) -> None:
+        self.place, self.param = place, given.params[place]
+        self.slots = [given.states[place][name] for name in given.rule.slots]
 
-    def gather(self) -> Piece:
-        return self.param, self.grad if self.grad.layout is torch.strided else self.grad.to_dense(), self.slots
+    def gather(self, grads: Sequence[Tensor]) -> Piece:
+        grad = grads[self.place]
+        return self.param, grad if grad.layout is torch.strided else grad.to_dense(), *self.slots
 
     def scatter(self) -> None: ...
 
@@ -88,55 +87,58 @@ class Whole:
 class Rows:
     """The rows of a parameter that its sparse gradient has, for a rule that leaves the others alone."""
 
-    def __init__(self, rule: Rule, param: Tensor, grad: Tensor, state: State) -> None:
-        self.grad, self.names = grad, rule.slots
-        self.wholes = [param, *(state[name] for name in rule.slots)]
+    def __init__(self, whole: Whole) -> None:
+        self.whole = whole
 
-    def gather(self) -> Piece:
-        grad = self.grad.coalesce()
+    def gather(self, grads: Sequence[Tensor]) -> Piece:
+        grad = grads[self.whole.place].coalesce()
         self.rows = tuple(grad.indices())
-        self.parts = [whole[self.rows] for whole in self.wholes]
-        return self.parts[0], grad.values(), dict(zip(self.names, self.parts[1:], strict=True))
+        self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.slots))
+        return self.point, grad.values(), *self.slots
 
     def scatter(self) -> None:
-        for whole, part in zip(self.wholes, self.parts, strict=True):
-            whole.index_put_(self.rows, part)
+        for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
+            tensor.index_put_(self.rows, part)
 
 
 class Pack:
     """Small parameters as one flat piece. ``point``, ``slope``: flat room for parameter and gradient."""
 
-    def __init__(self, rule: Rule, params: list[Tensor], states: list[State], point: Tensor, slope: Tensor) -> None:
-        self.params, self.grads = params, list[Tensor]()
-        size = sum(param.numel() for param in params)
+    def __init__(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> None:
+        self.places, self.params = places, [given.params[k] for k in places]
+        size = sum(param.numel() for param in self.params)
         self.point, self.slope = point[:size], slope[:size]
-        self.points, self.slopes = parts(self.point, params), parts(self.slope, params)
-        self.slots = {name: torch.empty_like(self.point) for name in rule.slots}
-        for name, whole in self.slots.items():
-            for part, state in zip(parts(whole, params), states, strict=True):
-                part.copy_(state[name])
-                state[name].data = part  # the same tensor to whoever holds it
+        self.points, self.slopes = parts(self.point, self.params), parts(self.slope, self.params)
+        self.slots = [
+            joined([given.states[k][name] for k in places], torch.empty_like(self.point)) for name in given.rule.slots
+        ]
 
-    def gather(self) -> Piece:
+    def gather(self, grads: Sequence[Tensor]) -> Piece:
         torch._foreach_copy_(self.points, self.params)
-        torch._foreach_copy_(self.slopes, self.grads)
-        return self.point, self.slope, self.slots
+        torch._foreach_copy_(self.slopes, [grads[k] for k in self.places])
+        return self.point, self.slope, *self.slots
 
     def scatter(self) -> None:
         torch._foreach_copy_(self.params, self.points)
-        self.grads = []
 
 
-def parts(whole: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a flat tensor that belong to the parameters, in their shapes."""
-    cuts = torch.split_with_sizes(whole, [param.numel() for param in params])
-    return [part.view(param.shape) for part, param in zip(cuts, params, strict=True)]
+def joined(tensors: Sequence[Tensor], whole: Tensor) -> Tensor:
+    """``whole``, of which the given tensors are parts from now on: the same objects to whoever holds them."""
+    for part, tensor in zip(parts(whole, tensors), tensors, strict=True):
+        part.copy_(tensor)
+        tensor.data = part
+    return whole
+
+
+def parts(whole: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of a flat tensor that belong to the given tensors, in their shapes."""
+    cuts = torch.split_with_sizes(whole, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(cuts, tensors, strict=True)]
 
 
 def may_pack(rule: Rule, param: Tensor, layout: torch.layout) -> bool:
     """Whether a parameter, and its gradient of that layout, may be gathered with others, and gain by it."""
-    plain = type(param) in (Tensor, torch.nn.Parameter) and layout is torch.strided
-    return rule.elementwise and plain and param.numel() <= SMALL
+    return rule.elementwise and plain(param) and layout is torch.strided and param.numel() <= SMALL
 
 
 def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
@@ -170,102 +172,102 @@ class Given:
         self.layouts = [grad.layout for grad in self.grads]
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a step takes of the parameters that share their coefficients, and the gradients of their group."""
+
+    common: Common
+    sources: list[Source]
+    grads: list[Tensor]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Every piece, gathered when it is its turn."""
+        return (source.gather(self.grads) for source in self.sources)
+
+
 class Alike:
     """Parameters of a group with one device, one dtype, and one number of steps: they share their coefficients."""
 
     def __init__(self, given: Given, places: list[int]) -> None:
         self.rule, first = given.rule, places[0]
         self.device, self.dtype = given.devices[first], working_dtype(given.params[first])
-        self.states = [given.states[k] for k in places]
-        self.count = float(self.states[0]["step"]) if self.rule.counts else 0.0
-        self.scalars = {name: float(self.states[0][name]) for name in self.rule.scalars}
+        states = [given.states[k] for k in places]
+        names = (*self.rule.scalars, *(("step",) if self.rule.counts else ()))
+        self.values = {name: float(states[0][name]) for name in names}
+        self.numbers = {
+            name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
+        }
         small = [k for k in places if may_pack(self.rule, given.params[k], given.layouts[k])]
         small = small if len(small) > 1 else []
-        self.alone = [k for k in places if k not in set(small)]
-        params = [given.params[k] for k in small]
-        self.cuts = [small[cut] for cut in runs(params, math.inf if given.at_once else PIECE)]
-        size = max((sum(given.params[k].numel() for k in cut) for cut in self.cuts), default=0)
+        cuts = runs([given.params[k] for k in small], math.inf if given.at_once else PIECE)
+        cuts_of = [small[cut] for cut in cuts]
+        size = max((sum(given.params[k].numel() for k in cut) for cut in cuts_of), default=0)
         room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
-        self.packs = [
-            Pack(self.rule, [given.params[k] for k in cut], [given.states[k] for k in cut], *room) for cut in self.cuts
-        ]
+        alone = sorted(set(places) - set(small))
+        self.packs = [Pack(given, cut, *room) for cut in cuts_of]
+        self.wholes = [Whole(given, k) for k in alone if given.layouts[k] is not torch.sparse_coo]
+        self.sparse = [Whole(given, k) for k in alone if given.layouts[k] is torch.sparse_coo]
 
-    def next(self, given: Given, values: dict[str, float], maximize: bool) -> tuple[Common, list[Source]]:
+    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> Taken:
         """What the next step takes; it counts as taken."""
-        numbers = {name: value for name, value in values.items() if name != "weight_decay" or value} | self.scalars
         if self.rule.counts:
-            self.count += 1
-            numbers["step"] = self.count
-            torch._foreach_add_([state["step"] for state in self.states], ONE, alpha=1.0)
-        c, self.scalars = coefficients(self.rule, tuple(numbers.items()), self.device, self.dtype)
-        for name, value in self.scalars.items():
-            for state in self.states:
-                state[name].fill_(value)
-        for pack, cut in zip(self.packs, self.cuts, strict=True):
-            pack.grads = [given.grads[k] for k in cut]
-        sources: list[Source] = [*self.packs]
-        for k in self.alone:
-            rests = self.rule.rests and "weight_decay" not in numbers and given.layouts[k] is not torch.strided
-            sources.append((Rows if rests else Whole)(self.rule, given.params[k], given.grads[k], given.states[k]))
-        return Common(self.rule, c, self.dtype, maximize), sources
+            self.values["step"] += 1
+        numbers = {name: value for name, value in values.items() if name != "weight_decay" or value} | self.values
+        c, values_of_c, after = coefficients(self.rule, tuple(numbers.items()), self.device, self.dtype)
+        self.values |= after
+        for name, flat in self.numbers.items():
+            flat.fill_(self.values[name])
+        rests = self.rule.rests and "weight_decay" not in numbers
+        sparse: list[Source] = [Rows(whole) if rests else whole for whole in self.sparse]
+        common = Common(self.rule, c, values_of_c, self.dtype, maximize, room)
+        return Taken(common, [*self.packs, *self.wholes, *sparse], given.grads)
 
 
-Taken: TypeAlias = list[tuple[Common, list[Source]]]
-"""All that a step takes."""
-
-
-def stream(taken: Taken) -> None:
+def stream(taken: list[Taken]) -> None:
     """Step piece by piece: each is gathered, stepped and scattered while it is in the cache."""
-    norm = grad_norm(pieces(taken)) if any(common.rule.normed for common, _ in taken) else None
-    for common, sources in taken:
-        for source in sources:
-            move(common, source.gather(), norm)
+    norm = grad_norm(every(taken)) if any(each.common.rule.normed for each in taken) else None
+    for each in taken:
+        common = each.common.knowing(norm)
+        for source in each.sources:
+            move(common, source.gather(each.grads))
             source.scatter()
 
 
-def pieces(taken: Taken) -> Iterator[tuple[Common, Piece]]:
-    """Every piece, gathered when it is its turn."""
-    return ((common, source.gather()) for common, sources in taken for source in sources)
+def every(taken: list[Taken]) -> Iterator[tuple[Common, Piece]]:
+    """Every piece with what it has in common with others."""
+    return ((each.common, piece) for each in taken for piece in each.pieces())
 
 
-def gathered(taken: Taken) -> list[tuple[Common, Piece]]:
+def gathered(taken: list[Taken]) -> list[Batch]:
     """Every piece, gathered at once."""
-    return list(pieces(taken))
+    return [(each.common, list(each.pieces())) for each in taken]
 
 
-def scatter(taken: Taken) -> None:
-    """Every piece to where it belongs."""
-    for _, sources in taken:
-        for source in sources:
-            source.scatter()
+def copied(taken: list[Taken]) -> list[Source]:
+    """The sources whose pieces are copies, and are to be scattered."""
+    return [source for each in taken for source in each.sources if not isinstance(source, Whole)]
 
 
 class Arrangement:
     """The parameters of a group that have a gradient, arranged for stepping."""
 
     def __init__(self, given: Given) -> None:
-        alike: dict[Any, list[int]] = {}
+        rule, alike = given.rule, dict[Any, list[int]]()
+        numbers = {*rule.scalars, "step"}
         for k, (param, state) in enumerate(zip(given.params, given.states, strict=True)):
-            begin(given.rule, param, state)
-            taken = [float(state[name]) for name in state if name == "step" or name in given.rule.scalars]
+            begin(rule, param, state)
+            taken = [float(state[name]) for name in state if name in numbers]
             alike.setdefault((param.device, working_dtype(param), *taken), []).append(k)
         self.parts = [Alike(given, places) for places in alike.values()]
-        self.held = [(state, name, tensor) for state in given.states for name, tensor in state.items()]
-        self.numbers = [tensor for _, name, tensor in self.held if name not in given.rule.slots]
-        self.versions: list[int] = []
+        self.held = [tensor for state in given.states for tensor in state.values()]
+        self.numbers = [tensor for state in given.states for name, tensor in state.items() if name in numbers]
+        self.versions = [tensor._version for tensor in self.numbers]  # our own steps write to what they are parts of
         self.layouts = given.layouts
         self.given = replace(given, grads=[])  # gradients are not kept
-        self.settle()
 
-    def next(self, given: Given, values: dict[str, float], maximize: bool) -> Taken:
+    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> list[Taken]:
         """What the next step takes; it counts as taken."""
-        taken = [part.next(given, values, maximize) for part in self.parts]
-        self.settle()
-        return taken
-
-    def settle(self) -> None:
-        """Remember the numbers of the state as they are now."""
-        self.versions = [tensor._version for tensor in self.numbers]
+        return [part.next(given, values, maximize, room) for part in self.parts]
 
     def fits(self, given: Given) -> bool:
         """Whether nothing has changed, so that the arrangement holds."""
@@ -278,7 +280,7 @@ class Arrangement:
             and given.dtypes == old.dtypes
             and given.devices == old.devices
             and given.layouts == self.layouts
-            and all(state.get(name) is tensor for state, name, tensor in self.held)
+            and same([tensor for state in given.states for tensor in state.values()], self.held)
             and [tensor._version for tensor in self.numbers] == self.versions
         )
 

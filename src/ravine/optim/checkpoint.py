@@ -39,7 +39,7 @@ def completed(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apart(value: Tensor) -> Tensor:
-    return value.clone() if 0 < value.numel() <= SMALL else value
+    return value.clone() if value.numel() <= SMALL else value
 
 
 def adapted(optimizer: RuleOptimizer, saved: dict[str, Any]) -> dict[str, Any]:

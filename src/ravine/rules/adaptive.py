@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ravine.rules.base import Hyper, Numbers, Rule, Tensors, floor, fraction, learning_rate, retained, shrink
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, floor, fraction, learning_rate, retained, room, shrink
 
 
-def _scaled_step(param: Tensor, direction: Tensor, squares: Tensor, lr: Tensor, eps: Tensor) -> None:
-    """``param <- param - lr direction / (sqrt(squares) + eps)``, with one temporary."""
-    ratio = squares.sqrt().add_(eps)
+def _scaled_step(param: Tensor, direction: Tensor, squares: Tensor, c: Tensors, ratio: Tensor) -> None:
+    """``param <- param - lr direction / (sqrt(squares) + eps)``; ``ratio`` is room for a temporary."""
+    torch.sqrt(squares, out=ratio).add_(c["eps"])
     torch.div(direction, ratio, out=ratio)
-    param.addcmul_(ratio, lr, value=-1)
+    param.addcmul_(ratio, c["lr"], value=-1)
 
 
 class AdaGrad(Rule):
@@ -27,10 +27,11 @@ class AdaGrad(Rule):
     hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-2), "eps": floor(1e-10)}
     slots = ("sum",)
     rests = True
+    rooms = ("ratio",)
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         squares = state["sum"].addcmul_(grad, grad)
-        _scaled_step(param, grad, squares, c["lr"], c["eps"])
+        _scaled_step(param, grad, squares, c, room(state, "ratio", param))
 
 
 class RMSProp(Rule):
@@ -48,13 +49,15 @@ class RMSProp(Rule):
         "eps": floor(1e-8),
     }
     slots = ("square_avg",)
+    rooms = ("ratio",)
 
     def coefficients(self, h: Numbers) -> Numbers:
         return {**h, "gain": 1 - h["alpha"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        squares = state["square_avg"].lerp_(grad.square(), c["gain"])
-        _scaled_step(param, grad, squares, c["lr"], c["eps"])
+        ratio = room(state, "ratio", param)
+        squares = state["square_avg"].lerp_(torch.square(grad, out=ratio), c["gain"])
+        _scaled_step(param, grad, squares, c, ratio)
 
 
 class Adam(Rule):
@@ -74,6 +77,7 @@ class Adam(Rule):
     }
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
+    rooms = ("ratio",)
 
     def __init__(self, *, bias_correction: bool = True) -> None:
         self.bias_correction = bias_correction
@@ -88,9 +92,10 @@ class Adam(Rule):
         return c
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        ratio = room(state, "ratio", param)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
-        squares = state["exp_avg_sq"].lerp_(grad.square(), c["gain2"])
-        _scaled_step(param, mean, squares, c["lr"], c["eps"])
+        squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
+        _scaled_step(param, mean, squares, c, ratio)
 
 
 class AdamW(Adam):
@@ -130,6 +135,7 @@ class NAdam(Rule):
     slots = ("exp_avg", "exp_avg_sq")
     scalars: Mapping[str, float] = {"mu_product": 1.0}
     counts = True
+    rooms = ("ratio", "direction")
 
     def coefficients(self, h: Numbers) -> Numbers:
         b1, t, growth = h["beta1"], h["step"], h["momentum_decay"]
@@ -148,10 +154,11 @@ class NAdam(Rule):
         }
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        ratio = room(state, "ratio", param)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
-        squares = state["exp_avg_sq"].lerp_(grad.square(), c["gain2"])
-        direction = (grad * c["fresh"]).addcmul_(mean, c["past"])
-        _scaled_step(param, direction, squares, c["lr"], c["eps"])
+        squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
+        direction = torch.mul(grad, c["fresh"], out=room(state, "direction", param)).addcmul_(mean, c["past"])
+        _scaled_step(param, direction, squares, c, ratio)
 
 
 class AdaMomentum(Rule):
@@ -172,14 +179,16 @@ class AdaMomentum(Rule):
     }
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
+    rooms = ("ratio",)
 
     def coefficients(self, h: Numbers) -> Numbers:
         k1, k2 = 1 - h["beta1"] ** h["step"], (1 - h["beta2"] ** h["step"]) ** 0.5
         return {**h, "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"], "lr": h["lr"] * k2 / k1}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        ratio = room(state, "ratio", param)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
-        squares = state["exp_avg_sq"].lerp_(mean.square(), c["gain2"]).add_(c["eps"])
-        ratio = squares.sqrt()
+        squares = state["exp_avg_sq"].lerp_(torch.square(mean, out=ratio), c["gain2"]).add_(c["eps"])
+        torch.sqrt(squares, out=ratio)
         torch.div(mean, ratio, out=ratio)
         param.addcmul_(ratio, c["lr"], value=-1)

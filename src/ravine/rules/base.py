@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from torch import Tensor, addcmul, linalg, where
+from torch import Tensor, addcmul, empty_like, linalg, where
 
 from ravine.errors import UserError
 
@@ -87,7 +87,8 @@ class Rule(ABC):
     ``h["next_<name>"]``, its value at the next step. ``random``: hyper-parameters of which each step takes a new
     variate of Exp(1), one for all parameters. ``normed``: ``c["grad_norm"]``, see `whole_norm`. ``decoupled``: weight
     decay shrinks the parameters, and `apply` does it; else it is added to the gradient before `apply`. ``rests``: where
-    the gradient is zero, and without weight decay, parameter and state stay as they are.
+    the gradient is zero, and without weight decay, parameter and state stay as they are. ``rooms``: names of the
+    temporaries of `apply`, shaped like the parameter; a caller may keep memory for them in ``state``, see `room`.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Rule(ABC):
     normed: bool = False
     decoupled: bool = False
     rests: bool = False
+    rooms: tuple[str, ...] = ()
 
     @property
     def weight_decay(self) -> Hyper:
@@ -119,9 +121,13 @@ class Rule(ABC):
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         """The equation, in place on ``param`` and ``state``; ``c`` are the coefficients, in the dtype of ``param``."""
 
-    def decayed(self, param: Tensor, grad: Tensor, c: Tensors) -> Tensor:
+    def couples(self, c: Tensors) -> bool:
+        """Whether there is weight decay that is added to the gradient."""
+        return "weight_decay" in c and not self.decoupled
+
+    def decayed(self, param: Tensor, grad: Tensor, c: Tensors, out: Tensor | None = None) -> Tensor:
         """What `apply` takes as the gradient: with coupled weight decay grad + weight_decay * param, else ``grad``."""
-        return addcmul(grad, param, c["weight_decay"]) if "weight_decay" in c and not self.decoupled else grad
+        return addcmul(grad, param, c["weight_decay"], out=out) if self.couples(c) else grad
 
     def update(self, param: Tensor, grad: Tensor, state: Tensors, h: Tensors) -> None:
         """One step, in place on ``param`` and ``state``; ``grad`` is only read.
@@ -149,6 +155,11 @@ def whole_norm(grad: Tensor, per_run: bool) -> Tensor:
     Per run for a gradient (runs, ...), of shape (runs, 1, ..., 1). It is 1 where the gradient is zero.
     """
     return nonzero(linalg.vector_norm(grad, dim=tuple(range(1, grad.dim())) if per_run else None, keepdim=per_run))
+
+
+def room(state: Tensors, name: str, like: Tensor) -> Tensor:
+    """Memory for a temporary of `Rule.apply`, shaped like the parameter: what the caller keeps for it, else new."""
+    return state[name] if name in state else empty_like(like)
 
 
 def nonzero(norm: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
-from ravine.rules.base import Hyper, Numbers, Rule, Tensors, fraction, learning_rate
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, fraction, learning_rate, room
 
 Gain: TypeAlias = Literal["K", "2K", "sqrt(K)"]
 GAINS: tuple[Gain, ...] = get_args(Gain)
@@ -33,6 +34,7 @@ class FilteredDescent(Rule):
     }
     slots = ("exp_avg", "exp_var")
     counts = True
+    rooms = ("residual", "gain", "estimate")
 
     def __init__(self, gain: Gain = "sqrt(K)") -> None:
         self.gain = gain
@@ -48,13 +50,15 @@ class FilteredDescent(Rule):
         }
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        residual, gain, estimate = (room(state, name, param) for name in self.rooms)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
-        variance = state["exp_var"].lerp_((grad - mean).square_(), c["gain2"]) * c["of_mean"]
-        estimate = mean * c["unbias"]
-        residual = grad - estimate
-        gain = variance.div_((variance + residual.square()).add_(c["eps"]))
+        variance = state["exp_var"].lerp_(torch.sub(grad, mean, out=residual).square_(), c["gain2"])
+        torch.mul(variance, c["of_mean"], out=gain)
+        torch.addcmul(grad, mean, c["unbias"], value=-1, out=residual)
+        gain.div_(torch.addcmul(gain, residual, residual, out=estimate).add_(c["eps"]))
         if self.gain == "sqrt(K)":
             gain.sqrt_()
         elif self.gain == "2K":
             gain.mul_(2)
-        param.addcmul_(estimate.addcmul_(gain, residual), c["lr"], value=-1)
+        torch.mul(mean, c["unbias"], out=estimate).addcmul_(gain, residual)
+        param.addcmul_(estimate, c["lr"], value=-1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ravine.rules.base import Hyper, Numbers, Rule, Tensors, fraction, learning_rate, retained, shrink
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, fraction, learning_rate, retained, room, shrink
 from ravine.rules.momentum import DECAY_OF_VELOCITY
 
 
@@ -18,9 +18,11 @@ class SignSGD(Rule):
     name = "signsgd"
     hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3)}
     rests = True
+    rooms = ("direction",)
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        param.addcmul_(grad.sign(), c["lr"], value=-1)
+        direction = torch.sign(grad, out=room(state, "direction", param))
+        param.addcmul_(direction, c["lr"], value=-1)
 
 
 class Signum(Rule):
@@ -32,13 +34,15 @@ class Signum(Rule):
     name = "signum"
     hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3), "momentum": DECAY_OF_VELOCITY}
     slots = ("momentum_buffer",)
+    rooms = ("direction",)
 
     def coefficients(self, h: Numbers) -> Numbers:
         return {**h, "gain": 1 - h["momentum"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
         average = state["momentum_buffer"].lerp_(grad, c["gain"])
-        param.addcmul_(average.sign(), c["lr"], value=-1)
+        direction = torch.sign(average, out=room(state, "direction", param))
+        param.addcmul_(direction, c["lr"], value=-1)
 
 
 class Lion(Rule):
@@ -57,12 +61,13 @@ class Lion(Rule):
     }
     slots = ("exp_avg",)
     decoupled = True
+    rooms = ("direction",)
 
     def coefficients(self, h: Numbers) -> Numbers:
         return {**h, **retained(h), "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        direction = torch.lerp(state["exp_avg"], grad, c["gain1"]).sign_()
+        direction = torch.lerp(state["exp_avg"], grad, c["gain1"], out=room(state, "direction", param)).sign_()
         shrink(param, c)
         param.addcmul_(direction, c["lr"], value=-1)
         state["exp_avg"].lerp_(grad, c["gain2"])

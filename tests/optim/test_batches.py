@@ -1,0 +1,192 @@
+"""Small parameters are stepped as one, sparse gradients by their rows, and neither shows."""
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases_optim import (
+    SHAPES,
+    Make,
+    assert_same,
+    every,
+    parameters,
+    run,
+)
+from ravine.optim import (
+    SGD,
+    AdaGrad,
+    Adam,
+    Momentum,
+    Nesterov,
+    RMSProp,
+    SignSGD,
+    batches,
+)
+
+
+def turned(param: Tensor) -> Tensor:
+    return param.detach().t().contiguous().t().requires_grad_()
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_packed_is_unpacked(make: Make, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [*SHAPES, (40, 30)]
+    packed, alone = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
+    packed[0], alone[0] = turned(packed[0]), turned(alone[0])  # not contiguous
+    monkeypatch.setattr(batches, "PIECE", 20)  # several packs
+    options = {"lr": 0.1, "weight_decay": 0.1, "maximize": True}
+    first = make(packed, **options)
+    run(first, packed, range(4))
+    monkeypatch.setattr(batches, "SMALL", 0)
+    second = make(alone, **options)
+    run(second, alone, range(4))
+    for a, b in zip(packed, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6 if dtype is not torch.bfloat16 else 0.01, atol=1e-6)
+        assert first.state[a].keys() == second.state[b].keys()
+        assert all(first.state[a][name].shape == value.shape for name, value in second.state[b].items())
+
+
+def test_the_small_and_only_the_small_are_packed() -> None:
+    params = parameters(shapes=[(9,), (batches.SMALL + 1,), (batches.SMALL,), (7, 3)])
+    optimizer = Momentum(params)
+    run(optimizer, params, range(1))
+    (part,) = optimizer._arranged[0].parts
+    assert [[p.numel() for p in pack.params] for pack in part.packs] == [[9, batches.SMALL, 21]]
+    assert [len(pack.places) for pack in part.packs] == [3]
+    assert [whole.place for whole in part.wholes] == [1]
+    assert [batches.runs(params, 30)] != []
+    assert list(batches.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
+    assert list(batches.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
+    assert list(batches.runs([], 30)) == []
+
+
+@every
+def test_state_may_be_edited_and_replaced_between_steps(make: Make) -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = make(ours, lr=0.1), make(twins, lr=0.1)
+    run(optimizer, ours, range(2))
+    run(twin, twins, range(2))
+    for param, other in zip(ours, twins, strict=True):
+        for name in optimizer.rule.slots:
+            optimizer.state[param][name].mul_(0.5)  # in place, with grad on
+            twin.state[other][name] = twin.state[other][name] * 0.5  # another tensor
+        if "step" in optimizer.state[param]:
+            optimizer.state[param]["step"].fill_(9)
+            twin.state[other]["step"] = torch.tensor(9.0)
+    run(optimizer, ours, range(2, 4))
+    run(twin, twins, range(2, 4))
+    assert_same(ours, twins)
+
+
+@every
+def test_parameters_may_get_other_storage_between_steps(make: Make) -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = make(ours, lr=0.1), make(twins, lr=0.1)
+    run(optimizer, ours, range(2))
+    run(twin, twins, range(2))
+    for param in ours:
+        param.data = param.data.clone() + 1
+    for param in twins:
+        param.data += 1
+    run(optimizer, ours, range(2, 4))
+    run(twin, twins, range(2, 4))
+    assert_same(ours, twins)
+
+
+def test_gradients_are_not_kept_after_a_step() -> None:
+    params = parameters()
+    optimizer = Momentum(params)
+    run(optimizer, params, range(2))
+    alive = [weakref.ref(param.grad) for param in params if param.grad is not None]
+    optimizer.zero_grad()
+    assert not any(ref() is not None for ref in alive)
+
+
+def test_a_saved_tensor_holds_no_more_than_itself() -> None:
+    params = parameters()
+    optimizer = Momentum(params)
+    run(optimizer, params, range(2))
+    for state in optimizer.state_dict()["state"].values():
+        buffer = state["momentum_buffer"]
+        assert buffer.untyped_storage().nbytes() == buffer.numel() * 4
+
+
+SPARSE = [SGD, SignSGD, AdaGrad, Momentum, Nesterov, RMSProp, Adam]
+
+
+def sparse(shape: tuple[int, ...], step: int, *, coalesced: bool) -> Tensor:
+    """Two rows of three, one of them twice; whole numbers, so that sums are exact in any order."""
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.randint(shape[0], (2,), generator=generator)
+    indices = torch.cat([rows, rows[:1]])[None]
+    values = torch.randint(-3, 4, (3, *shape[1:]), generator=generator).float()
+    grad = torch.sparse_coo_tensor(indices, values, shape, check_invariants=True)
+    return grad.coalesce() if coalesced else grad
+
+
+@pytest.mark.parametrize("make", SPARSE)
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("coalesced", [True, False])
+def test_sparse_gradients_give_the_steps_of_dense_ones(make: Make, decay: float, coalesced: bool) -> None:
+    ours, twins = parameters(shapes=[(6, 3), (7,)]), parameters(shapes=[(6, 3), (7,)])
+    optimizer, twin = make(ours, lr=0.1, weight_decay=decay), make(twins, lr=0.1, weight_decay=decay)
+    for step in range(6):
+        for param, other in zip(ours, twins, strict=True):
+            grad = sparse(tuple(param.shape), step, coalesced=coalesced)
+            kept = (grad._indices().clone(), grad._values().clone(), grad.is_coalesced())
+            param.grad, other.grad = (grad if step != 3 else grad.to_dense()), grad.to_dense()
+            if step != 3:
+                assert param.grad is grad
+        optimizer.step()
+        twin.step()
+        assert torch.equal(grad._indices(), kept[0])
+        assert torch.equal(grad._values(), kept[1])
+        assert grad.is_coalesced() == kept[2]
+        assert_same(ours, twins)
+    for param, other in zip(ours, twins, strict=True):
+        for name in optimizer.rule.slots:
+            assert torch.equal(optimizer.state[param][name], twin.state[other][name])
+
+
+@pytest.mark.parametrize("make", [SGD, SignSGD, AdaGrad])
+def test_rules_that_rest_touch_only_the_rows_present(make: Make) -> None:
+    (param,) = parameters(shapes=[(5, 2)])
+    optimizer = make([param], lr=0.1)
+    param.data[0] = -0.0  # a dense step makes it 0.0
+    param.grad = torch.sparse_coo_tensor(torch.tensor([[3, 1]]), torch.ones(2, 2), (5, 2), check_invariants=True)
+    before = param.detach().clone()
+    optimizer.step()
+    assert [bool(row) for row in (param != before).any(1)] == [False, True, False, True, False]
+    assert bool(torch.signbit(param[0]).all())
+
+
+@every
+def test_a_rule_that_rests_is_one(make: Make) -> None:
+    # What `rests` promises is true, and no rule that could promise it forgets to.
+    (param,) = parameters(shapes=[(4,)])
+    optimizer = make([param], lr=0.1)
+    run(optimizer, [param], range(2))
+    before = [param.detach().clone(), *(optimizer.state[param][name].clone() for name in optimizer.rule.slots)]
+    param.grad = torch.zeros(4)
+    optimizer.step()
+    after = [param.detach(), *(optimizer.state[param][name] for name in optimizer.rule.slots)]
+    still = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    rule = optimizer.rule_of(optimizer.param_groups[0])
+    assert still == rule.rests
+
+
+@pytest.mark.parametrize("make", SPARSE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sparse_gradients_without_entries_or_uphill_or_in_half_precision(make: Make, dtype: torch.dtype) -> None:
+    ours, twins = parameters(dtype=dtype, shapes=[(6, 3)]), parameters(dtype=dtype, shapes=[(6, 3)])
+    optimizer, twin = make(ours, lr=0.5, maximize=True), make(twins, lr=0.5, maximize=True)
+    empty = torch.zeros(6, 3).to_sparse(1)
+    rows = sparse((6, 3), 1, coalesced=False)
+    for grad in (empty, rows, empty):
+        ours[0].grad, twins[0].grad = grad.to(dtype), grad.to_dense().to(dtype)
+        optimizer.step()
+        twin.step()
+        assert_same(ours, twins)

@@ -1,0 +1,146 @@
+"""The compiled step is exactly one graph, whatever the numbers do, and steps as the eager one."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx
+
+from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters
+from ravine.optim import OF_RULE, SNGM, Adam, Nesterov, RuleOptimizer, batches
+
+Compile = Callable[[RuleOptimizer, Any], Callable[[], object]]
+
+
+@pytest.fixture(autouse=True)
+def from_nothing() -> Iterator[None]:
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on what it traces
+        yield
+
+
+class Counter:
+    """A backend that counts graphs and runs them as they are."""
+
+    def __init__(self) -> None:
+        self.graphs: list[fx.GraphModule] = []
+
+    def __call__(self, graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        self.graphs.append(graph)
+        return graph.forward
+
+
+def by_torch(optimizer: RuleOptimizer, backend: Any) -> Callable[[], object]:
+    return torch.compile(optimizer.step, backend=backend)
+
+
+def in_place(optimizer: RuleOptimizer, backend: Any) -> Callable[[], object]:
+    optimizer.compile(backend=backend)
+    return optimizer.step
+
+
+ways = pytest.mark.parametrize("compiled", [by_torch, in_place])
+
+
+def edit(optimizer: RuleOptimizer, step: int) -> None:
+    """Other hyper-parameters for each step."""
+    group = optimizer.param_groups[0]
+    group["lr"] = 0.1 / (step + 1)
+    if "momentum" in group:
+        group["momentum"] = 0.9 - 0.02 * step
+    if "betas" in group:
+        group["betas"] = tuple(0.99 - 0.01 * step * k for k in range(len(group["betas"])))
+
+
+def assert_one_graph(make: Make, compiled: Compile, shapes: Any, steps: int) -> fx.GraphModule:
+    count = Counter()
+    ours, twins = parameters(shapes=shapes), parameters(shapes=shapes)
+    optimizer, twin = make(ours, weight_decay=0.01), make(twins, weight_decay=0.01)
+    step_of = compiled(optimizer, count)
+    for step in range(steps):
+        for params, each, do in ((ours, optimizer, step_of), (twins, twin, twin.step)):
+            edit(each, step)
+            give_gradients(params, step)
+            do()
+    assert len(count.graphs) == 1
+    assert_near(ours, twins, 1e-5)
+    return count.graphs[0]
+
+
+@every
+def test_a_compiled_step_is_exactly_one_graph(make: Make) -> None:
+    graph = assert_one_graph(make, by_torch, [(3, 4), (5,), ()], 10)
+    assert sum(node.op == "call_function" for node in graph.graph.nodes) > 0
+
+
+@pytest.mark.parametrize("rule", ["momentum", "nadam", "sngm", "adamp"])
+def test_a_step_compiled_in_place_is_exactly_one_graph(rule: str) -> None:
+    assert_one_graph(OF_RULE[rule], in_place, [(3, 4), (5,), ()], 24)
+
+
+@ways
+def test_packs_and_large_tensors_are_one_graph_and_few_nodes(compiled: Compile) -> None:
+    shapes = [(k % 7 + 1, 3) for k in range(60)] + [(batches.SMALL + 1,)]
+    assert len(assert_one_graph(Adam, compiled, shapes, 12).graph.nodes) < 80
+
+
+@ways
+def test_a_late_gradient_a_load_and_a_reset_reach_the_compiled_step(compiled: Compile) -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = Nesterov(ours, lr=0.1), Nesterov(twins, lr=0.1)
+    step_of = compiled(optimizer, "eager")
+    saved: dict[RuleOptimizer, Any] = {}
+    for step in range(10):
+        for params, each, do in ((ours, optimizer, step_of), (twins, twin, twin.step)):
+            give_gradients(params, step)
+            if step in (0, 1, 4):
+                params[0].grad = None
+            if step == 3:
+                saved[each] = copy.deepcopy(each.state_dict())
+            elif step == 6:
+                each.load_state_dict(saved[each])
+            elif step == 8:
+                each.reset_state()
+            do()
+    assert_near(ours, twins)
+
+
+@ways
+@pytest.mark.parametrize("make", [Nesterov, SNGM])
+def test_a_compiled_step_without_gradients_does_nothing(make: Make, compiled: Compile) -> None:
+    params = parameters(shapes=[(3,)])
+    optimizer = make(params)
+    start = [p.detach().clone() for p in params]
+    compiled(optimizer, "eager")()
+    assert_same(params, start)
+
+
+def test_compiled_and_eager_steps_take_turns() -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = Adam(ours, lr=0.1), Adam(twins, lr=0.1)
+    step_of = by_torch(optimizer, "eager")
+    for step in range(6):
+        give_gradients(ours, step)
+        give_gradients(twins, step)
+        (step_of if step % 2 else optimizer.step)()
+        twin.step()
+    assert_near(ours, twins)
+
+
+def test_a_copy_of_a_compiled_optimizer_steps_alike() -> None:
+    params = parameters()
+    optimizer = Nesterov(params, lr=0.1)
+    optimizer.compile(backend="eager")
+    give_gradients(params, 0)
+    optimizer.step()
+    twin, twins = copy.deepcopy((optimizer, params))
+    for step in (1, 2):
+        give_gradients(params, step)
+        give_gradients(twins, step)
+        optimizer.step()
+        twin.step()
+    assert_near(params, twins)

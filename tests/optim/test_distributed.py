@@ -1,0 +1,53 @@
+"""Two real processes under DDP are one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from cases_optim import assert_same
+from ravine.optim import OF_RULE
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def train(model: nn.Module, name: str, rows: slice) -> list[Tensor]:
+    optimizer = OF_RULE[name](model.parameters(), lr=0.05)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        x = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+        optimizer.zero_grad()
+        (model(x[rows]) - x[rows].sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+    return [param.detach().clone() for param in model.parameters()]
+
+
+def work(rank: int, directory: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
+    half = slice(3 * rank, 3 * rank + 3)
+    done = {
+        name: train(nn.parallel.DistributedDataParallel(net(), gradient_as_bucket_view=True), name, half)
+        for name in ("nesterov", "adam", "sngm")
+    }
+    torch.save(done, f"{directory}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes import torch
+@pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+def test_two_processes_with_ddp_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "GLOO_SOCKET_IFNAME", "lo")
+    spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name in first:
+        assert_same(first[name], second[name])
+        for a, b in zip(first[name], train(net(), name, slice(0, 6)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,113 @@
+"""Words and numbers are checked: in the constructor, in new groups, and in groups that were edited."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from cases_optim import (
+    Make,
+    assert_same,
+    every,
+    give_gradients,
+    keys,
+    parameters,
+)
+from ravine.errors import UserError
+from ravine.optim import (
+    Adam,
+    Momentum,
+)
+
+
+def test_a_misspelt_keyword_is_a_type_error_and_names_the_nearest() -> None:
+    for wrong, right in {"momentun": "momentum", "weight_decya": "weight_decay", "learning": "lr"}.items():
+        with pytest.raises(TypeError, match=f"Momentum has no option '{wrong}'.*'?{right}"):
+            Momentum(parameters(), **{wrong: 0.5})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="Adam has no option 'beta'"):
+        Adam(parameters(), beta=0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        Momentum(parameters(), 0.1, 0.9)  # type: ignore[call-arg]
+
+
+@every
+def test_misspelt_names_raise(make: Make) -> None:
+    optimizer = make(parameters())
+    with pytest.raises(TypeError, match="momentun"):
+        make(parameters(), momentun=0.9)
+    for name in keys(optimizer):
+        wrong = name[:-1] + "q"
+        with pytest.raises(UserError, match=f"'{wrong}'"):
+            make([{"params": parameters(), wrong: 0.5}])
+        with pytest.raises(UserError, match=f"'{wrong}'"):
+            optimizer.add_param_group({"params": parameters(1), wrong: 0.5})
+        assert len(optimizer.param_groups) == 1
+
+
+def test_a_misspelt_name_is_answered_by_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"Momentum has no option 'momentun' for a group: did you mean 'momentum'\?"):
+        Momentum([{"params": parameters(), "momentun": 0.5}])
+    optimizer = Momentum(parameters())
+    optimizer.param_groups[0]["momentun"] = 0.5
+    with pytest.raises(UserError, match="'momentun', which was added to a group: did you mean 'momentum'"):
+        optimizer.step()
+    del optimizer.param_groups[0]["momentun"]
+    optimizer.param_groups[0]["a key of some scheduler"] = 0.5
+    optimizer.step()
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("lr", -0.1, r"lr is -0.1, and must lie in \[0, inf\)"),
+    ("lr", math.nan, "lr is nan"),
+    ("lr", math.inf, "lr is inf"),
+    ("lr", "fast", "lr is 'fast': give a number"),
+    ("lr", True, "lr is True"),
+    ("lr", torch.ones(2), "lr is tensor"),
+    ("momentum", 1.5, r"momentum is 1.5, and must lie in \[0, 1\)"),
+    ("momentum", lambda step: 1.0, r"momentum is 1, and must lie in \[0, 1\)"),
+    ("betas", (0.9, 1.0), r"beta2 is 1, and must lie in \[0, 1\)"),
+    ("betas", 0.9, r"betas is 0.9: give \(beta1, beta2\)"),
+    ("alpha", -0.5, r"alpha is -0.5, and must lie in \[0, 1\)"),
+    ("eps", -1e-8, r"eps is -1e-08, and must lie in [\[(]0, inf\)"),
+    ("weight_decay", -1.0, r"weight_decay is -1, and must lie in \[0, inf\)"),
+]
+
+
+@every
+@pytest.mark.parametrize(("name", "value", "sentence"), WRONG)
+def test_values_are_checked_in_the_constructor_and_in_edited_groups(
+    make: Make, name: str, value: Any, sentence: str
+) -> None:
+    params = parameters()
+    optimizer = make(params)
+    if name not in keys(optimizer):
+        return
+    with pytest.raises(UserError, match=sentence):
+        make(parameters(), **{name: value})
+    with pytest.raises(UserError, match=sentence):
+        optimizer.add_param_group({"params": parameters(1), name: value})
+    assert len(optimizer.param_groups) == 1
+    optimizer.param_groups[0][name] = value
+    start = [p.detach().clone() for p in params]
+    give_gradients(params, 0)
+    with pytest.raises(UserError, match=sentence):
+        optimizer.step()
+    assert_same(params, start)
+
+
+@every
+def test_misspelt_names_in_edited_groups_raise_before_anything_changes(make: Make) -> None:
+    params = parameters()
+    optimizer = make(params)
+    start = [p.detach().clone() for p in params]
+    give_gradients(params, 0)
+    for name in keys(optimizer):
+        wrong = name + name[-1]
+        optimizer.param_groups[0][wrong] = 0.5
+        with pytest.raises(UserError, match=f"'{wrong}', which was added to a group: did you mean '{name}'"):
+            optimizer.step()
+        del optimizer.param_groups[0][wrong]
+        assert_same(params, start)
+        assert not optimizer.state
+    optimizer.step()
