@@ -9,7 +9,8 @@ on the logarithm.
 
 The physical limit: a step reads parameter, gradient and state, and writes parameter and state, at the bandwidth of a
 copy within memory, which is measured in the same rounds. The share of it that a step reaches says something where the
-tensors do not fit into the cache.
+tensors do not fit into the cache, and can be above one: a copy also fetches the lines that it overwrites, which is not
+counted, and a step has read most of what it writes.
 
 A run of a part of the grid keeps the other rows of the file, if the machine, the threads and the versions are the same.
 """

@@ -131,32 +131,36 @@ def optimizers(found: dict[str, Found]) -> Iterator[str]:
 
 
 def differences(found: dict[str, Found]) -> Iterator[str]:
-    """What is documented to be otherwise, with the word of the library, and the lines that show it."""
-    yield "\n## Different by design\n"
+    """What is documented to be otherwise, with the word of the library; the lines of the first stand for all."""
+    yield "\n## Different by design"
     for documented in DOCUMENTED:
-        yield f"- **{documented.check}**, {', '.join(documented.peers)}: {documented.sentence}"
-    for name, one in found.items():
-        yield from shown(f"{name} {one['version']}, by design", one, "by design")
+        name = documented.peers[0]
+        yield f"\n**{documented.check}** ({', '.join(documented.peers)}). {documented.sentence}\n"
+        yield from folded(documented.check, of_status(found[name], "by design")[documented.check])
 
 
 def failures(found: dict[str, Found]) -> Iterator[str]:
     """Every failure, by peer."""
     yield "\n## The failures\n\nOne line a fault; open it for the lines of Python, and what they printed here."
     for name, one in found.items():
-        yield from shown(f"{name} {one['version']}", one, "fail")
+        failed = of_status(one, "fail")
+        if failed:
+            yield f"\n### {name} {one['version']}\n"
+        for check, rows in failed.items():
+            yield from folded(check, rows)
 
 
-def shown(title: str, one: Found, status: str) -> Iterator[str]:
-    """The faults of one peer, each once: its cases, the sentence of the first, and the reproduction, folded."""
-    faults: dict[tuple[str, str], list[Found]] = {}
-    for check, rows in one["checks"].items():
-        for row in rows:
-            if row["status"] == status:
-                faults.setdefault((check, row["fault"]), []).append(row)
-    if faults:
-        yield f"\n### {title}\n"
-    for (check, _), rows in faults.items():
-        cases, first = ", ".join(row["case"] for row in rows), rows[0]
+def of_status(one: Found, status: str) -> dict[str, list[Found]]:
+    """The rows of a peer that have a status, by check."""
+    kept = {check: [row for row in rows if row["status"] == status] for check, rows in one["checks"].items()}
+    return {check: rows for check, rows in kept.items() if rows}
+
+
+def folded(check: str, rows: list[Found]) -> Iterator[str]:
+    """The faults among rows, each once: its cases, the sentence of the first, and the reproduction, folded."""
+    for fault in dict.fromkeys(row["fault"] for row in rows):
+        alike = [row for row in rows if row["fault"] == fault]
+        cases, first = ", ".join(row["case"] for row in alike), alike[0]
         yield f"<details><summary><b>{check}</b> · {cases}: {html.escape(first['reason'], quote=False)}</summary>\n"
         yield f"```python\n{first['reproduction']}\n```\n"
         yield f"```text\n{first['printed']}\n```\n\n</details>\n"

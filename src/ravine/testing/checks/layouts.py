@@ -21,7 +21,8 @@ def paths(case: Case) -> None:
     (_, first), *others = case.paths.items()
     for path, options in others:
         for dtype, rounding in ROUNDING.items():
-            for size in (1, 7, 64, 65, 100_000):
+            # Among many numbers in bfloat16 some cancel, and their signs then hang on the order of rounding.
+            for size in (1, 7, 64, 65) if dtype == torch.bfloat16 else (1, 7, 64, 65, 100_000):
                 with Probe(
                     case,
                     f"p, q = (torch.linspace(-1, 1, {size}, dtype={dtype}, requires_grad=True) for _ in range(2))",
