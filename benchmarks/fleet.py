@@ -17,7 +17,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,15 +215,24 @@ def main() -> None:
     else:  # a study compiles only where that is paid back: the dense net is measured both ways
         wanted = [(name, None) for name in CASES] + ([("dense 64-64-64-10", "compiled")] if compiler() else [])
     rows = [compare(name, given.rounds, cores(), executor, scratch) for name, executor in wanted]
-    table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", "share of its products")
+    report(rows, "share of its products", products_share, given.out)
+
+
+def products_share(row: Row) -> str:
+    """The share of a step that its matrix products take, where they were measured."""
+    return f"{row['share']:.2f} ({row['products_us']:.1f} of {row['step_us']:.1f} us)" if "share" in row else ""
+
+
+def report(rows: Sequence[Row], column: str, share: Callable[[Row], str], out: Path) -> None:
+    """Prints a table of rows, the last column as `share` says, and keeps them beside the others of the file."""
+    table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", column)
     for row in rows:
         low, high = row["interval"]
-        share = f"{row['share']:.2f} ({row['products_us']:.1f} of {row['step_us']:.1f} us)" if "share" in row else ""
-        rates = (f"{row['fleet']:,.0f}", f"{row['plain']:,.0f}", f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
-        table.add_row(row["case"], row["executor"], *rates, share)
-    Console().print(table)
+        rates = (f"{row['fleet']:,.1f}", f"{row['plain']:,.1f}", f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
+        table.add_row(row["case"], row["executor"], *rates, share(row))
+    Console(width=140).print(table)
     where = {"machine": machine("cpu"), "versions": versions()}
-    given.out.write_text(json.dumps({**where, "rows": merged(given.out, where, rows)}, indent=2) + "\n")
+    out.write_text(json.dumps({**where, "rows": merged(out, where, rows)}, indent=2) + "\n")
 
 
 def merged(out: Path, where: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:

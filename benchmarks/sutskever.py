@@ -8,8 +8,6 @@ products a second, over those of one large product a core.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -17,13 +15,10 @@ from pathlib import Path
 import torch
 from cases import SUTSKEVER
 from loky.process_executor import ProcessPoolExecutor
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
-from fleet import Row, compare
+from fleet import Row, compare, report
 from ravine.problems import Problem
-from ravine.study.declare import machine, versions
 from ravine.study.engine import cores
 
 SCRATCH = Path("/tmp")
@@ -70,15 +65,12 @@ def main() -> None:
     given = words.parse_args()
     names = [given.case] if given.case else list(SUTSKEVER)
     rows = [measure(name, given.rounds, cores()) for name in names]
-    table = Table("case", "executor", "updates/s", "plain torch", "ratio", "95 %", "share of peak")
-    for row in rows:
-        low, high = row["interval"]
-        share = f"{row['share_of_peak']:.2f}" if "share_of_peak" in row else ""
-        rates = (f"{row['fleet']:,.1f}", f"{row['plain']:,.1f}", f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}")
-        table.add_row(row["case"], row["executor"], *rates, share)
-    Console().print(table)
-    kept = {"machine": machine("cpu"), "versions": versions(), "python": platform.python_version(), "rows": rows}
-    given.out.write_text(json.dumps(kept, indent=2) + "\n")
+    report(rows, "share of peak", peak_share, given.out)
+
+
+def peak_share(row: Row) -> str:
+    """The share of the peak of matrix products that the updates reach, where they are counted."""
+    return f"{row['share_of_peak']:.2f}" if "share_of_peak" in row else ""
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ def test_no_place_is_freed_because_that_would_compile_again(graphs: Graphs) -> N
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
+# The default needs no compiler on the user's machine; the tests above run its graphs without one.
 @pytest.mark.skipif(not compiler(), reason="needs a C++ compiler")
 def test_compiled_for_real() -> None:
     made = task(problem(dense, dtype=torch.float64))

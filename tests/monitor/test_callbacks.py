@@ -31,6 +31,8 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2))
 
 
+# Packages that only their users have: each is tested where it is, and its absence where it is not. The next three say
+# what a person without one reads, which cannot be seen with it.
 @pytest.mark.skipif(bool(LIGHTNING), reason="Lightning is installed")
 def test_without_lightning_a_sentence() -> None:
     with pytest.raises(UserError, match="needs Lightning: pip install"):
@@ -62,6 +64,7 @@ def test_options_that_the_callbacks_take_from_the_training() -> None:
         transformers._Hooks(loss=F.mse_loss)
 
 
+# Lightning is large and no dependency: this needs the real one, nothing that imitates it.
 @pytest.mark.skipif(not LIGHTNING, reason="neither lightning nor pytorch_lightning is installed")
 def test_lightning_trains_the_same_and_is_watched(tmp_path: Path, clock: Clock) -> None:
     pl = importlib.import_module("lightning.pytorch" if "lightning" in LIGHTNING else "pytorch_lightning")

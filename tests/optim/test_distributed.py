@@ -42,6 +42,7 @@ def work(rank: int, directory: str) -> None:
 
 
 @pytest.mark.slow  # two processes import torch
+# torch can be built without it (USE_DISTRIBUTED=0)
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_two_processes_with_ddp_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "GLOO_SOCKET_IFNAME", "lo")

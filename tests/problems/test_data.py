@@ -235,6 +235,7 @@ def test_a_wheel_brings_one_file_joined_of_its_own(tiny: Path, tmp_path: Path, m
 
 def fetched(name: str) -> None:
     if not next(row for row in available() if row.name == name).fetched:
+        # Tests need no network; what is tested without the data is all but their numbers.
         pytest.skip(f"the data of {name} are not in the cache; `ravine data fetch {name}` brings them")
 
 

@@ -148,6 +148,7 @@ def test_ctrl_c_ends_the_study_with_the_command_that_resumes_it(tmp_path: Path, 
     goes_on(directory, finished)
 
 
+# A small tmpfs is mounted for one process alone; other systems cannot make a disk full without an administrator.
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts of one process are Linux's")
 def test_a_full_disk_is_said_and_costs_nothing_stored(tmp_path: Path, finished: Path) -> None:
     directory = begin(tmp_path / "study", like=finished)

@@ -207,6 +207,8 @@ def _measured(point: Point) -> Measured:
 
 def _caveats(problem: Problem, points: list[Point]) -> list[str]:
     found = ["The forecast is that of a quadratic with gradient noise around the last point measured."]
+    if not predictor.fitted():
+        found.append("The probability is a rule of theory, not yet held against studies: take it as a guess.")
     if problem.clip is not None:
         found.append("Clipping is left out of the forecast.")
     if problem.schedule is not None:

@@ -51,6 +51,11 @@ def committed() -> Coefficients:
     return Coefficients(**content["coefficients"])
 
 
+def fitted() -> bool:
+    """Whether studies stand behind the coefficients in use, or theory alone."""
+    return bool(json.loads(FILE.read_text())["cells"])
+
+
 def feature(gain: float, margin: float) -> float:
     """log10 x of a forecast difference `gain` (positive is better for momentum) and a margin, within bounds."""
     ratio = gain / margin if margin > 0 else math.copysign(math.inf, gain)

@@ -12,7 +12,8 @@ suite asserts one requirement. In a test file of your own, five lines do it:
         trial()
 
 A check that fails raises `Nonconformance`: one sentence, and a few lines of Python that show it without this package.
-One that does not apply is skipped, with the reason. Without a test runner, `judge` gives the same as an `Outcome`:
+One that does not apply is skipped, with the reason. Without a test runner, `judge` gives the same as an `Outcome`.
+Its reproduction takes any error for a refusal, since libraries agree on no class of it:
 
 >>> import torch
 >>> from ravine.testing import case_of, check_named, judge

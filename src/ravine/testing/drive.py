@@ -92,6 +92,10 @@ def apart(a: Tensor, b: Tensor) -> float:
     return float(torch.nan_to_num(difference, nan=float("inf")))
 
 
+# `raises`, in the lines of a reproduction: a refusal may be any error, for libraries agree on no class of it.
+REFUSED = "except Exception"
+
+
 def raises(action: Callable[[], object]) -> bool:
     """Whether an action raises an error, whichever: libraries have errors of their own."""
     with suppress(Exception):
