@@ -50,16 +50,15 @@ def reproduce(
     on where it stopped: every run that is stored is kept. OUT/BUDGET/index.html lists all claims that are there.
 
     budget: "quick" (minutes a claim on two cores), "evening" (about an hour) or "paper" (the paper's
-    length). fresh_pilot: search learning rates anew where some come with the package.
-    Raises UserError for an unknown claim or budget, and when data are not fetched; WorkError when the work fails.
+    length); "all" are the claims that have it. fresh_pilot: search learning rates anew where some come with the
+    package.
+    Raises UserError for an unknown claim or budget, for a claim without this budget, and when data are not fetched;
+    WorkError when the work fails.
     """
     if budget not in get_args(Budget):
         raise UserError(f"there is no budget {budget!r}: {hint(budget, get_args(Budget))}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = list(CLAIMS) if "all" in names or not names else list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in CLAIMS:
-            raise UserError(f"there is no claim {name!r}: {hint(name, CLAIMS)}")
+    chosen = _chosen(names, budget)
     directory = Path(out) / budget
     results = []
     for name in chosen:
@@ -83,6 +82,18 @@ def reproduce(
         results.append(result)
     page.write_index(_all_results(directory), directory)
     return results
+
+
+def _chosen(names: Sequence[str], budget: Budget) -> list[str]:
+    """The claims that are meant; of all, those that have the budget."""
+    if "all" in names or not names:
+        return [name for name, claim in CLAIMS.items() if budget in claim.plans]
+    for name in names:
+        if name not in CLAIMS:
+            raise UserError(f"there is no claim {name!r}: {hint(name, CLAIMS)}")
+        if budget not in CLAIMS[name].plans:
+            raise UserError(f"{name} has no budget {budget!r}: run it with --budget {' or '.join(CLAIMS[name].plans)}")
+    return list(dict.fromkeys(names))
 
 
 def _tidy(store: Store) -> None:

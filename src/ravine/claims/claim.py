@@ -64,7 +64,7 @@ class Claim:
     """A claim of a paper that anyone can re-run.
 
     name: as on the command line. sentence: what is claimed, in one. source: the paper and the place in it.
-    plans: what each budget runs, in words. investigate: does it.
+    plans: what each budget runs, in words; a budget that is not there the claim does not have. investigate: does it.
     """
 
     name: str

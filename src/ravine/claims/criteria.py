@@ -44,14 +44,23 @@ def _ratio(statement: str, first: Sequence[float], second: Sequence[float], limi
     return Finding(statement, f"{criterion}; contradicted above 1", outcome, ratio, ends, "ratio of errors")
 
 
-def less(statement: str, lower: Sequence[float], upper: Sequence[float], unit: str) -> Finding:
+def less(statement: str, lower: Sequence[float], upper: Sequence[float], unit: str, margin: float = 0.0) -> Finding:
     """That errors of the first kind are lower than those of the second, by their difference, seed by seed.
 
-    For errors that may be 0.
+    For errors that may be 0. With a margin, that they are higher by less than it.
     """
     mean, ends = interval([a - b for a, b in zip(lower, upper, strict=True)])
-    outcome: Outcome = "reproduced" if ends[1] < 0 else "contradicted" if ends[0] > 0 else "not reproduced"
-    criterion = "the interval of the difference lies below 0; contradicted above 0"
+    outcome: Outcome = "reproduced" if ends[1] < margin else "contradicted" if ends[0] > margin else "not reproduced"
+    criterion = f"the interval of the difference lies below {margin:g}; contradicted above {margin:g}"
+    return Finding(statement, criterion, outcome, mean, ends, f"difference of {unit}")
+
+
+def equal(statement: str, first: Sequence[float], second: Sequence[float], margin: float, unit: str) -> Finding:
+    """That two kinds of numbers differ by less than a margin, seed by seed."""
+    mean, ends = interval([a - b for a, b in zip(first, second, strict=True)])
+    inside, outside = -margin < ends[0] and ends[1] < margin, ends[0] > margin or ends[1] < -margin
+    outcome: Outcome = "reproduced" if inside else "contradicted" if outside else "not reproduced"
+    criterion = f"the interval of the difference lies within {margin:g} of 0; contradicted if all of it lies beyond"
     return Finding(statement, criterion, outcome, mean, ends, f"difference of {unit}")
 
 
