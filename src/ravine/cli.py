@@ -203,22 +203,28 @@ def reproduce(
 
     if device == "cuda":
         _require_gpu()
+    unfinished: WorkError | None = None
     with Screen(yes=True) as screen:
-        results = ravine.claims.reproduce(
-            claims or ["all"],
-            budget,
-            out=out,
-            workers=workers,
-            device=device,
-            listener=screen,
-            fresh_pilot=pilot,
-        )
+        try:
+            results = ravine.claims.reproduce(
+                claims or ["all"],
+                budget,
+                out=out,
+                workers=workers,
+                device=device,
+                listener=screen,
+                fresh_pilot=pilot,
+            )
+        except ravine.claims.Unfinished as error:
+            results, unfinished = error.results, error
     if as_json:
         print(json.dumps(results, indent=2, allow_nan=False))
-        return
-    for result in results:
-        _print_claim(result)
-    print(f"report: {out / budget / 'index.html'}")
+    else:
+        for result in results:
+            _print_claim(result)
+        print(f"report: {out / budget / 'index.html'}")
+    if unfinished is not None:
+        raise unfinished
 
 
 @app.command()

@@ -13,19 +13,29 @@ from typing import Any, get_args
 
 import torch
 
-from ravine.claims import goh, page, sutskever
+from ravine.claims import goh, jelassi, page, sutskever
 from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
 from ravine.claims.laboratory import Laboratory, Listener
-from ravine.errors import UserError
+from ravine.errors import UserError, WorkError
 from ravine.rules.base import hint
 from ravine.study.declare import machine, versions
 from ravine.study.engine import cores
 from ravine.study.store import Store
 
-__all__ = ["CLAIMS", "Budget", "Claim", "Evidence", "Finding", "Outcome", "Table", "reproduce"]
+__all__ = ["CLAIMS", "Budget", "Claim", "Evidence", "Finding", "Outcome", "Table", "Unfinished", "reproduce"]
 
-CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in (sutskever, goh) for claim in paper.CLAIMS}
+CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in (sutskever, goh, jelassi) for claim in paper.CLAIMS}
 """Every claim by its name."""
+
+
+class Unfinished(WorkError):
+    """Some claims could not be investigated. `results`: what `reproduce` found of the others."""
+
+    def __init__(self, failures: Mapping[str, str], results: list[dict[str, Any]]) -> None:
+        count = len(failures) + len(results)
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in failures.items())
+        super().__init__(f"{len(failures)} of {count} claims could not be investigated: {reasons}")
+        self.results = results
 
 
 class _Silent:
@@ -60,27 +70,21 @@ def reproduce(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _chosen(names, budget)
     directory = Path(out) / budget
-    results = []
+    results: list[dict[str, Any]] = []
+    failures: dict[str, str] = {}
     for name in chosen:
-        store = Store(directory / name)
-        store.directory.mkdir(parents=True, exist_ok=True)
-        with store.locked():
-            laboratory = Laboratory(
-                budget=budget,
-                store=store,
-                workers=workers or (1 if device == "cuda" else cores()),
-                device=device,
-                listener=listener or _Silent(),
-                fresh_pilot=fresh_pilot,
-            )
-            laboratory.listener.phase(name)
-            evidence = CLAIMS[name].investigate(laboratory)
-            result = page.contents(CLAIMS[name], evidence, budget, {"machine": machine(device), "versions": versions()})
-            store.write_json("result.json", result)
-            page.write(result, evidence, store.directory)
-        _tidy(store)
-        results.append(result)
-    page.write_index(_all_results(directory), directory)
+        try:
+            results.append(_investigated(name, budget, directory, device, workers, listener or _Silent(), fresh_pilot))
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # ours (UserError, WorkError), and what torch, numpy and scipy raise
+            if len(chosen) == 1:
+                raise
+            failures[name] = " ".join(str(error).split())
+    page.write_index(_all_results(directory), directory, failures)
+    if failures:
+        raise Unfinished(failures, results)
     return results
 
 
@@ -94,6 +98,36 @@ def _chosen(names: Sequence[str], budget: Budget) -> list[str]:
         if budget not in CLAIMS[name].plans:
             raise UserError(f"{name} has no budget {budget!r}: run it with --budget {' or '.join(CLAIMS[name].plans)}")
     return list(dict.fromkeys(names))
+
+
+def _investigated(
+    name: str,
+    budget: Budget,
+    directory: Path,
+    device: str,
+    workers: int | None,
+    listener: Listener,
+    fresh_pilot: bool,
+) -> dict[str, Any]:
+    """The result of a claim, stored with its page."""
+    store = Store(directory / name)
+    store.directory.mkdir(parents=True, exist_ok=True)
+    with store.locked():
+        laboratory = Laboratory(
+            budget=budget,
+            store=store,
+            workers=workers or (1 if device == "cuda" else cores()),
+            device=device,
+            listener=listener,
+            fresh_pilot=fresh_pilot,
+        )
+        laboratory.listener.phase(name)
+        evidence = CLAIMS[name].investigate(laboratory)
+        result = page.contents(CLAIMS[name], evidence, budget, {"machine": machine(device), "versions": versions()})
+        store.write_json("result.json", result)
+        page.write(result, evidence, store.directory)
+    _tidy(store)
+    return result
 
 
 def _tidy(store: Store) -> None:

@@ -42,9 +42,10 @@ def write(result: Mapping[str, Any], evidence: Evidence, directory: Path) -> Non
     _render("claim.html.jinja", directory / "index.html", result=result)
 
 
-def write_index(results: Sequence[Mapping[str, Any]], directory: Path) -> Path:
-    """The index of the claims in a directory."""
-    return _render("index.html.jinja", directory / "index.html", results=results)
+def write_index(results: Sequence[Mapping[str, Any]], directory: Path, failures: Mapping[str, str]) -> Path:
+    """The index of the claims in a directory; `failures`: those that could not be investigated now, and why."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return _render("index.html.jinja", directory / "index.html", results=results, failures=failures)
 
 
 def shown(value: str | float | None) -> str:
