@@ -13,7 +13,13 @@ from typing import Any, get_args
 
 import torch
 
-from ravine.claims import goh, jelassi, page, sutskever
+from ravine.claims import (
+    efimov,
+    goh,
+    jelassi,
+    page,
+    sutskever,
+)
 from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
 from ravine.claims.laboratory import Laboratory, Listener
 from ravine.errors import UserError, WorkError
@@ -24,7 +30,13 @@ from ravine.study.store import Store
 
 __all__ = ["CLAIMS", "Budget", "Claim", "Evidence", "Finding", "Outcome", "Table", "Unfinished", "reproduce"]
 
-CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in (sutskever, goh, jelassi) for claim in paper.CLAIMS}
+PAPERS = (
+    sutskever,
+    goh,
+    jelassi,
+    efimov,
+)
+CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim in paper.CLAIMS}
 """Every claim by its name."""
 
 
