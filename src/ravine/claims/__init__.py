@@ -14,10 +14,13 @@ from typing import Any, get_args
 import torch
 
 from ravine.claims import (
+    cowsik,
     efimov,
     goh,
     jelassi,
+    majority_vote,
     page,
+    signsgd,
     sutskever,
 )
 from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
@@ -34,7 +37,10 @@ PAPERS = (
     sutskever,
     goh,
     jelassi,
+    cowsik,
     efimov,
+    signsgd,
+    majority_vote,
 )
 CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim in paper.CLAIMS}
 """Every claim by its name."""
