@@ -1,7 +1,9 @@
 """Training on the digits as rows: against the drop-in optimizer one run at a time, and what sweeps choose."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -9,8 +11,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ravine.claims import nets
-from ravine.claims.nets import NET, Sweep, Trained, column, every_seed, rows_of_digits, sweep, train
+from ravine.claims.laboratory import Laboratory
+from ravine.claims.nets import NET, Field, Sweep, Trained, column, every_seed, rows_of_digits, sweep, train
 from ravine.claims.rows import minibatches
+from ravine.fleet.choose import Choice
+from ravine.problems import Problem
+from ravine.problems.digits import digits
+from ravine.schedules import Cosine, ExponentialScale
+from ravine.study.engine import LocalEngine
+from ravine.study.store import Store
 
 
 def alone(seed: int, steps: int, batch_size: int | None, lr: Sequence[float], momentum: float) -> tuple[float, float]:
@@ -65,14 +74,15 @@ def test_a_sweep_chooses_on_the_pilot_and_judges_on_the_others() -> None:
 
 
 def test_a_sweep_trains_what_a_training_does() -> None:
-    found = sweep("ema-momentum", (0.1, 0.5), 1, 2, 5, 16, shape=lambda step: math.exp(-step), momentum=0.5)
+    field, shape = Field("digits", 16, 5, 2, 1), Cosine(1.0, 0.0, 5)
+    found = sweep(cast(Laboratory, None), field, "ema-momentum", (0.1, 0.5), shape, momentum=0.5)
     assert found.judged.loss.shape == (2, 2)
     again = train(
         "ema-momentum",
         every_seed(1, 2),
         5,
         16,
-        {"lr": lambda step: column([0.1, 0.5]) * math.exp(-step), "momentum": 0.5},
+        {"lr": lambda step: column([0.1, 0.5]) * shape(step), "momentum": 0.5},
     )
     torch.testing.assert_close(found.judged.loss, again.loss[:, 1:])
     assert set(every_seed(3, 9)[:3]).isdisjoint(every_seed(3, 9)[3:])
@@ -80,3 +90,47 @@ def test_a_sweep_trains_what_a_training_does() -> None:
 
 def test_a_cell_is_a_mean_with_its_interval() -> None:
     assert nets.shown([1.0, 2.0, 3.0]) == "2 ± 2.5"
+
+
+def test_random_scales_are_those_of_the_seed() -> None:
+    """One step from m = 0 along the first gradient: s times that of momentum in EMA form."""
+    first: dict[str, float | Tensor | Callable[[int], float | Tensor]] = {"lr": column([1e-5]), "momentum": 0.9}
+    moved = []
+    for rule in ("random-scaling", "ema-momentum"):
+        seen: list[Tensor] = []
+
+        def losses(outputs: Tensor, targets: Tensor, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(outputs.detach())
+            return outputs.sum((1, 2))
+
+        train(rule, [7], 2, None, first, losses)
+        moved.append(seen[1] - seen[0])
+    ratio = (moved[0] / moved[1]).median()
+    assert float(ratio) == pytest.approx(ExponentialScale(7)(0), rel=0.01)
+
+
+class Deaf:
+    """A listener."""
+
+    def phase(self, text: str) -> None: ...
+
+    def progress(self, done_steps: int, total_steps: int, runs_done: int, runs: int) -> None: ...
+
+
+@pytest.mark.slow
+def test_other_problems_train_in_fleets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(name: str, batch_size: int | None, steps: int) -> Problem:
+        return replace(digits(), name=name, batch_size=batch_size or 1437, steps=steps)
+
+    monkeypatch.setattr(nets, "load", short)
+    monkeypatch.setattr(LocalEngine, "choose", lambda *_: Choice("stacked", 4, "no time to measure"))
+    store = Store(tmp_path / "claim")
+    store.directory.mkdir()
+    with store.locked():
+        laboratory = Laboratory("quick", store, 1, "cpu", Deaf())
+        field = Field("clothes", 32, 60, 2, 1)
+        found = sweep(laboratory, field, "ema-momentum", (0.0, 0.5), Cosine(1.0, 0.0, 60), momentum=0.9)
+    assert found.judged.error.shape == (2, 2)
+    assert bool((found.judged.error[1] < 0.5).all()) and bool((found.judged.error[0] > 0.7).all())
+    assert bool((found.judged.loss[1] < found.judged.loss[0]).all())
+    assert found.best_for_error == found.best_for_loss == 1

@@ -14,13 +14,17 @@ from typing import Any, get_args
 import torch
 
 from ravine.claims import (
+    chatterjee,
     cowsik,
     efimov,
     goh,
     jelassi,
     majority_vote,
     page,
+    random_scaling,
+    sgdf,
     signsgd,
+    sngm,
     sutskever,
 )
 from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
@@ -38,9 +42,13 @@ PAPERS = (
     goh,
     jelassi,
     cowsik,
+    chatterjee,
     efimov,
     signsgd,
     majority_vote,
+    random_scaling,
+    sgdf,
+    sngm,
 )
 CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim in paper.CLAIMS}
 """Every claim by its name."""

@@ -68,6 +68,15 @@ class Runs:
             return self.worst
         return float(row[f"validation_{self.endpoint}"][seen[-1]])
 
+    def losses(self, arm: str) -> list[float]:
+        """The training loss at the end, on the first rows of the training data, by seed; infinite if diverged."""
+        rows = self.frame.filter(pl.col("arm") == arm).sort("seed")
+        lost = pl.col("diverged_at").is_not_null() | pl.col("final_train_loss").is_null()
+        found: list[float] = (
+            rows.select(pl.when(lost).then(math.inf).otherwise("final_train_loss")).to_series().to_list()
+        )
+        return found
+
     def curves(self) -> pl.DataFrame:
         """Columns arm, seed, step and error: the endpoint along the training."""
         column = f"validation_{self.endpoint}"

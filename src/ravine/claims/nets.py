@@ -1,13 +1,14 @@
-"""Nets on the digits, a rule at many settings on many seeds at once: the experiment that several papers' claims share.
+"""A rule at many learning rates on many seeds: the experiment that the claims of several papers share.
 
-The net has 64-64-64-10 units, the data are the 1,437 and 360 rows of `ravine.problems.digits`. A seed fixes
-initialization and mini-batches of every setting.
+On the digits all runs are rows of one tensor: 64-64-64-10 units, the 1,437 and 360 rows of `ravine.problems.digits`,
+mini-batches drawn with replacement. On other problems they are fleets, whose mini-batches are shuffled epochs. A seed
+fixes initialization and mini-batches of every setting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TypeAlias
 
@@ -15,15 +16,26 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from ravine import rules
 from ravine.claims import criteria
 from ravine.claims.charts import series
-from ravine.claims.laboratory import PILOT_SEED
+from ravine.claims.laboratory import PILOT_SEED, Arm, Laboratory
 from ravine.claims.rows import DenseNets, Descent, accuracy, cross_entropy, gradients, minibatches
+from ravine.metrics import Metric
+from ravine.problems import load
 from ravine.problems.digits import digits
+from ravine.schedules import Cosine, ExponentialScale, Polynomial
 
 NET = DenseNets((64, 64, 64, 10))
 SAME = 0.01  # test errors that differ by less count as equal: two seeds differ by about .005
 ERROR = "test errors, a share"
+WRONG = Metric(
+    lambda outputs, targets: (outputs.argmax(1) != targets).to(outputs.dtype).mean(),
+    higher_is_better=False,
+    worst=1.0,
+    bounded=True,
+)
+"""Share of rows whose largest output is not the target."""
 
 Value: TypeAlias = float | Tensor
 """Of a hyper-parameter: a number, or numbers that expand to (settings, seeds)."""
@@ -65,6 +77,10 @@ def train(
     (inputs, targets), test = rows_of_digits()
     settings = len(_at(hyper["lr"], 0))
 
+    scales = {name: [ExponentialScale(seed) for seed in seeds] for name in rules.get(rule).random}
+    for name, drawing in scales.items():
+        hyper = {**hyper, name: partial(_drawn, drawing)}
+
     def rows(value: Value) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64).expand(settings, len(seeds)).flatten()
 
@@ -84,8 +100,30 @@ def train(
     return Trained(loss.view(settings, -1), error.view(settings, -1))
 
 
+def _drawn(scales: Sequence[ExponentialScale], step: int) -> Tensor:
+    """What each seed draws at a step for a rule that scales its steps at random."""
+    return torch.tensor([scale(step) for scale in scales], dtype=torch.float64)
+
+
 def _at(value: Value | Callable[[int], Value], step: int) -> Tensor:
     return torch.as_tensor(value(step) if callable(value) else value)
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where rules compete: a problem of `ravine.problems`, its length, and how many seeds choose rates and judge."""
+
+    problem: str
+    batch_size: int | None
+    steps: int
+    seeds: int
+    pilots: int = 2
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        batches = "full batches" if self.batch_size is None else f"mini-batches of {self.batch_size}"
+        return f"{self.problem}, {self.steps:,} {batches}, {self.seeds} seeds"
 
 
 def every_seed(pilots: int, seeds: int) -> list[int]:
@@ -144,29 +182,53 @@ class Sweep:
 
 
 def sweep(
+    laboratory: Laboratory,
+    field: Field,
     rule: str,
     rates: Sequence[float],
-    pilots: int,
-    seeds: int,
-    steps: int,
-    batch_size: int | None,
-    *,
-    shape: Callable[[int], float] | None = None,
-    losses: Losses = cross_entropy,
+    shape: Cosine | Polynomial | None = None,
     **hyper: float,
 ) -> Sweep:
-    """Trains a rule at all rates on `pilots` seeds that choose and on `seeds` others; `shape`: step -> factor of lr."""
-    lr = column(rates)
-    scheduled = lr if shape is None else partial(_scaled, lr, shape)
-    found = train(rule, every_seed(pilots, seeds), steps, batch_size, {"lr": scheduled, **hyper}, losses)
-    pilot, judged = (
-        Trained(found.loss[:, part], found.error[:, part]) for part in (slice(pilots), slice(pilots, None))
-    )
+    """Trains a rule at all rates on all seeds of a field; `shape`: what the learning rate is multiplied with."""
+    every = every_seed(field.pilots, field.seeds)
+    if field.problem == "digits":
+        lr = column(rates)
+        scheduled = lr if shape is None else partial(_scaled, lr, shape)
+        found = train(rule, every, field.steps, field.batch_size, {"lr": scheduled, **hyper})
+    else:
+        found = _in_fleets(laboratory, field, rule, rates, shape, every, hyper)
+    pilots, judges = slice(field.pilots), slice(field.pilots, None)
+    pilot, judged = (Trained(found.loss[:, part], found.error[:, part]) for part in (pilots, judges))
     return Sweep(rates, pilot, judged)
 
 
 def _scaled(lr: Tensor, shape: Callable[[int], float], step: int) -> Tensor:
     return lr * shape(step)
+
+
+def _in_fleets(
+    laboratory: Laboratory,
+    field: Field,
+    rule: str,
+    rates: Sequence[float],
+    shape: Cosine | Polynomial | None,
+    seeds: Sequence[int],
+    hyper: Mapping[str, float],
+) -> Trained:
+    problem = load(field.problem, batch_size=field.batch_size, steps=field.steps)
+    judged = replace(
+        problem,
+        name=f"{problem.name}, batches of {problem.batch_size}",
+        validation=problem.test,
+        metrics={"error": WRONG},
+    )
+    scheduled = {rate: rate if shape is None else replace(shape, start=rate) for rate in rates}
+    arms = [Arm(f"{rule} {rate:g}", rule, {"lr": lr, **hyper}) for rate, lr in scheduled.items()]
+    runs = laboratory.train(judged, arms, sorted(seeds), field.steps)
+    place = [sorted(seeds).index(seed) for seed in seeds]
+    error = torch.tensor([runs.errors(arm.label) for arm in arms], dtype=torch.float64)[:, place]
+    loss = torch.tensor([runs.losses(arm.label) for arm in arms], dtype=torch.float64)[:, place]
+    return Trained(loss, error)
 
 
 def shown(values: Sequence[float]) -> str:
