@@ -2,24 +2,10 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
+from cases_claims import dense_module
 from ravine.claims.rows import DenseNets, Descent, accuracy, cross_entropy, gradients, minibatches
-
-
-def module(nets: DenseNets, row: torch.Tensor) -> nn.Sequential:
-    """The net of a row, made of torch's modules."""
-    layers: list[nn.Module] = []
-    place = 0
-    for sources, units in zip(nets.sizes, nets.sizes[1:], strict=False):
-        layer = nn.Linear(sources, units)
-        with torch.no_grad():
-            layer.weight.copy_(row[place : place + sources * units].view(sources, units).T)
-            layer.bias.copy_(row[place + sources * units : place + (sources + 1) * units])
-        place += (sources + 1) * units
-        layers += [layer, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def test_dense_nets_are_torchs() -> None:
@@ -31,7 +17,7 @@ def test_dense_nets_are_torchs() -> None:
     x, y = torch.randn(7, 5), torch.arange(7) % 3
     outputs = nets.outputs(rows, x)
     for k in range(2):
-        net = module(nets, rows[k])
+        net = dense_module(nets, rows[k])
         torch.testing.assert_close(outputs[k], net(x))
         torch.testing.assert_close(cross_entropy(outputs, y)[k], functional.cross_entropy(net(x), y))
         assert float(accuracy(outputs, y)[k]) == pytest.approx(float((net(x).argmax(1) == y).float().mean()))
@@ -45,7 +31,7 @@ def test_rows_descend_as_single_runs_under_torch() -> None:
     x, y = torch.randn(6, 3), torch.arange(6) % 2
     rates, momenta = [0.1, 0.05], [0.0, 0.9]
     descent = Descent("momentum", nets.start([3, 4]), lr=torch.tensor(rates), momentum=torch.tensor(momenta))
-    singles = [module(nets, row) for row in descent.rows]
+    singles = [dense_module(nets, row) for row in descent.rows]
     for step in range(5):
         if step == 3:
             descent.step(gradients(lambda rows: cross_entropy(nets.outputs(rows, x), y), descent.rows)[1], lr=0.01)

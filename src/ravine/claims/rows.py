@@ -77,13 +77,18 @@ class DenseNets:
 
     def outputs(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """(runs, examples, outputs) of rows (runs, P) on inputs (examples, inputs), or (runs, examples, inputs)."""
-        x, place = inputs.expand(len(rows), -1, -1), 0
-        for depth, (sources, units) in enumerate(pairwise(self.sizes)):
-            x = x if depth == 0 else x.relu()
+        return self.layers(rows, inputs)[-1][1]
+
+    def layers(self, rows: Tensor, inputs: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What enters each layer, (runs, examples, sources), and what it makes of it before the ReLU."""
+        found: list[tuple[Tensor, Tensor]] = []
+        place = 0
+        for sources, units in pairwise(self.sizes):
+            x = found[-1][1].relu() if found else inputs.expand(len(rows), -1, -1)
             weights = rows[:, place : (place := place + sources * units)].reshape(-1, sources, units)
             biases = rows[:, place : (place := place + units)].unsqueeze(1)
-            x = torch.baddbmm(biases, x, weights)
-        return x
+            found.append((x, torch.baddbmm(biases, x, weights)))
+        return found
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
