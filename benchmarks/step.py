@@ -164,7 +164,9 @@ def measure(rule: str, tensors: int, numel: int, rounds: int) -> Row:
     ways = {"eager": Way(eager), "compiled": Way(ours(rule, params, compiled=True))}
     ways |= {name: Way(make(params)) for name, make in peers(rule).items()}
     state = sum(value.nbytes for values in eager.state.values() for value in values.values())
-    passes = 3 + 2 * len(eager.rule.slots) + eager.rule.normed  # the norm of all takes the gradient once more
+    slots = len(eager.rule.slots)
+    passes = 3 + 2 * slots + eager.rule.normed  # the norm of all takes the gradient once more
+    passes += 0 if eager.rule.elementwise else 1 + slots  # so does a projection the parameter and the state
     moved = passes * 4 * tensors * numel
     times = alternating({**ways, "copy": Copy()}, rounds)
     bandwidth = [moved * seconds for seconds in times.pop("copy")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from cases_optim import (
     Make,
@@ -297,3 +298,21 @@ def test_overflow_of_half_precision_leaves_single_precision_state_alone() -> Non
     assert torch.equal(params[0], point)
     assert all(torch.equal(value, state[name]) for name, value in optimizer.state[params[0]].items())
     assert state["exp_avg"].dtype == torch.float32
+
+
+def test_numbers_that_are_edited_in_place_reach_the_next_step() -> None:
+    def ends(edit: Callable[[dict[str, Any]], None], **options: Any) -> Tensor:
+        params = parameters(shapes=[(3,)])
+        optimizer = Adam(params, **options)
+        for step in range(3):
+            give_gradients(params, step)
+            optimizer.step()
+            edit(optimizer.param_groups[0])
+        return params[0].detach()
+
+    usual = ends(lambda _: None, lr=0.1, betas=(0.9, 0.99))
+    halved = ends(lambda group: group.update(lr=0.05), lr=0.1, betas=(0.9, 0.99))
+    assert not torch.equal(usual, halved)
+    assert torch.equal(ends(lambda group: group["lr"].fill_(0.05), lr=torch.tensor(0.1), betas=(0.9, 0.99)), halved)
+    slower = ends(lambda group: group.update(betas=(0.5, 0.99)), lr=0.1, betas=(0.9, 0.99))
+    assert torch.equal(ends(lambda group: group["betas"].__setitem__(0, 0.5), lr=0.1, betas=[0.9, 0.99]), slower)

@@ -54,9 +54,11 @@ def test_the_small_and_only_the_small_are_packed() -> None:
     optimizer = Momentum(params)
     run(optimizer, params, range(1))
     (part,) = optimizer._arranged[0].parts
-    assert [[p.numel() for p in pack.params] for pack in part.packs] == [[9, batches.SMALL, 21]]
-    assert [len(pack.places) for pack in part.packs] == [3]
-    assert [whole.place for whole in part.wholes] == [1]
+    pack, whole = part.sources
+    assert isinstance(pack, batches.Pack)
+    assert isinstance(whole, batches.Whole)
+    assert [p.numel() for p in pack.params] == [9, batches.SMALL, 21]
+    assert whole.place == 1
     assert [batches.runs(params, 30)] != []
     assert list(batches.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
     assert list(batches.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]

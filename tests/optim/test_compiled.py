@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters
-from ravine.optim import OF_RULE, SNGM, Adam, Nesterov, RuleOptimizer, batches
+from ravine.optim import OF_RULE, SNGM, AdaGrad, Adam, Nesterov, RuleOptimizer, batches
+from ravine.optim.compiled import GRAPHS
 
 Compile = Callable[[RuleOptimizer, Any], Callable[[], object]]
 
@@ -38,8 +39,13 @@ def by_torch(optimizer: RuleOptimizer, backend: Any) -> Callable[[], object]:
     return torch.compile(optimizer.step, backend=backend)
 
 
+def as_it_is(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+    """The compiler that does nothing."""
+    return graph.forward
+
+
 def in_place(optimizer: RuleOptimizer, backend: Any) -> Callable[[], object]:
-    optimizer.compile(backend=backend)
+    optimizer.compile(as_it_is if backend == "eager" else backend)
     return optimizer.step
 
 
@@ -134,7 +140,7 @@ def test_compiled_and_eager_steps_take_turns() -> None:
 def test_a_copy_of_a_compiled_optimizer_steps_alike() -> None:
     params = parameters()
     optimizer = Nesterov(params, lr=0.1)
-    optimizer.compile(backend="eager")
+    optimizer.compile(as_it_is)
     give_gradients(params, 0)
     optimizer.step()
     twin, twins = copy.deepcopy((optimizer, params))
@@ -144,3 +150,65 @@ def test_a_copy_of_a_compiled_optimizer_steps_alike() -> None:
         optimizer.step()
         twin.step()
     assert_near(params, twins)
+
+
+def steps_as_eager(
+    ours: list[Tensor], twins: list[Tensor], give: Callable[[list[Tensor], int], None], steps: int
+) -> int:
+    """Whether Adagrad compiled in place steps as it does eagerly; the number of graphs that it took."""
+    count = Counter()
+    optimizer, twin = AdaGrad(ours, lr=0.1), AdaGrad(twins, lr=0.1)
+    optimizer.compile(count)
+    for step in range(steps):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            give(params, step)
+            each.step()
+    assert_near(ours, twins)
+    return len(count.graphs)
+
+
+def test_sparse_gradients_are_stepped_by_rows_without_a_graph() -> None:
+    def give(params: list[Tensor], step: int) -> None:
+        give_gradients(params, step)
+        rows = torch.tensor([[step, step + 1]])
+        params[0].grad = torch.sparse_coo_tensor(rows, torch.ones(2, 3), (9, 3), check_invariants=True)
+
+    shapes = [(9, 3), (5,)]
+    assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give, 4) == 0
+
+
+def test_few_sets_of_gradients_have_graphs_and_all_are_stepped() -> None:
+    def give(params: list[Tensor], step: int) -> None:
+        give_gradients(params, step)
+        for k, param in enumerate(params):
+            if step >> k & 1:
+                param.grad = None
+
+    shapes = [(3,), (4,), (6,), (20,)]
+    assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give, 15) == GRAPHS
+
+
+def test_a_new_layout_of_parameters_or_gradients_has_a_graph_of_its_own() -> None:
+    def give(params: list[Tensor], step: int) -> None:
+        give_gradients(params, step)
+        (param,) = params
+        if step == 2:
+            assert param.grad is not None
+            param.grad = param.grad.t().contiguous().t()
+        if step == 4:
+            param.data = param.data.t().contiguous().t()
+
+    shapes = [(batches.SMALL, 2)]
+    assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give, 6) == 3
+
+
+def test_inductor_compiles_one_step_in_place() -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = Nesterov(ours, lr=0.1), Nesterov(twins, lr=0.1)
+    optimizer.compile()
+    for step in range(3):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            edit(each, step)
+            give_gradients(params, step)
+            each.step()
+    assert_near(ours, twins)

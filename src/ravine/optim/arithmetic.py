@@ -26,15 +26,23 @@ class Room:
     """
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._kept: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype, torch.Size], Tensor] = {}
 
     def like(self, tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-        """Room of that name, in the shape of a tensor."""
-        if torch.compiler.is_compiling() or tensor.numel() > BLOCK or tensor.device.type != "cpu" or not plain(tensor):
+        """Room of that name, in the shape of a tensor: of a block, or of the largest tensor that is stepped whole."""
+        if tensor.device.type != "cpu" or not plain(tensor):
             return torch.empty_like(tensor, dtype=dtype)
-        if (name, dtype) not in self.kept:
-            self.kept[name, dtype] = torch.empty(BLOCK, dtype=dtype, device="cpu")
-        return self.kept[name, dtype][: tensor.numel()].view(tensor.shape)
+        place = name, dtype, tensor.shape
+        if place not in self._views:
+            self._views[place] = self._flat(name, dtype, tensor.numel())[: tensor.numel()].view(tensor.shape)
+        return self._views[place]
+
+    def _flat(self, name: str, dtype: torch.dtype, size: int) -> Tensor:
+        if (name, dtype) not in self._kept or len(self._kept[name, dtype]) < size:
+            self._kept[name, dtype] = torch.empty(max(size, BLOCK), dtype=dtype, device="cpu")
+            self._views = {place: view for place, view in self._views.items() if place[:2] != (name, dtype)}
+        return self._kept[name, dtype]
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Common:
     values: Tensor  # the same coefficients, one after the other
     dtype: torch.dtype  # of coefficients, state and arithmetic
     maximize: bool
-    room: Room
+    room: Room | None  # None: this is traced into a graph, whose compiler sees to temporaries
 
     def unpacked(self) -> Common:
         """The same with the coefficients out of `values`: a graph then has one input for all of them."""
@@ -57,6 +65,12 @@ class Common:
         if norm is None:
             return self
         return replace(self, coefficients={**self.coefficients, "grad_norm": norm.to(self.coefficients["lr"])})
+
+    def temporary(self, tensor: Tensor, name: str) -> Tensor:
+        """Memory for a temporary of that name, in the shape of a tensor."""
+        if self.room is None:
+            return torch.empty_like(tensor, dtype=self.dtype)
+        return self.room.like(tensor, name, self.dtype)
 
 
 Batch: TypeAlias = tuple[Common, list[Piece]]
@@ -80,18 +94,14 @@ def grad_norm(pieces: Iterable[tuple[Common, Piece]]) -> Tensor:
 
 def move(common: Common, piece: Piece) -> None:
     """Step one piece, block by block if it is large."""
-    for block in cut(piece) if piece[0].numel() > BLOCK and may_cut(common.rule, piece) else (piece,):
+    large = common.room is not None and piece[0].numel() > BLOCK
+    for block in cut(piece) if large and may_cut(common.rule, piece) else (piece,):
         apply(common, *block)
 
 
 def may_cut(rule: Rule, piece: Piece) -> bool:
     """Whether a piece can be updated block by block, and gains by it."""
-    return (
-        rule.elementwise
-        and piece[0].device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and all(tensor.is_contiguous() for tensor in piece)
-    )
+    return rule.elementwise and piece[0].device.type == "cpu" and all(tensor.is_contiguous() for tensor in piece)
 
 
 def cut(piece: Piece) -> Iterator[Piece]:
@@ -101,11 +111,11 @@ def cut(piece: Piece) -> Iterator[Piece]:
 
 def seen(common: Common, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Parameter and gradient as the rule takes them: in the working dtype, downhill, the weight decay added."""
-    rule, c, dtype, room = common.rule, common.coefficients, common.dtype, common.room
-    point = param if param.dtype == dtype else room.like(param, "point", dtype).copy_(param)
+    rule, c, dtype = common.rule, common.coefficients, common.dtype
+    point = param if param.dtype == dtype else common.temporary(param, "point").copy_(param)
     if grad.dtype == dtype and not common.maximize and not rule.couples(c):
         return point, grad
-    slope = room.like(param, "slope", dtype)
+    slope = common.temporary(param, "slope")
     if grad.dtype != dtype:
         grad = slope.copy_(grad)
     if common.maximize:
@@ -118,7 +128,7 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     rule = common.rule
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
-    rooms = {name: common.room.like(point, name, common.dtype) for name in rule.rooms}
+    rooms = {name: common.temporary(point, name) for name in rule.rooms}
     rule.apply(point, slope, state | rooms, common.coefficients)
     if point is not param:
         param.copy_(point)

@@ -17,8 +17,9 @@ from torch.optim.optimizer import ParamsT
 from ravine.errors import UserError
 from ravine.optim import checkpoint
 from ravine.optim.arithmetic import Batch, Room, advance
-from ravine.optim.batches import Arrangement, Given, Source, Taken, copied, gathered, stream
-from ravine.optim.groups import Group, check_edits, check_names, checks_words, number, unpacked
+from ravine.optim.batches import Arrangement, Given, Source, Taken, copied, gathered, same, stream
+from ravine.optim.compiled import Compiler, Program
+from ravine.optim.groups import Group, Reading, check_edits, check_names, checks_words, number, unpacked
 from ravine.rules.base import Hyper, Rule
 from ravine.schedules import Schedule
 
@@ -46,10 +47,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     """What is on in torch's optimizer with the same rule, beyond our options, by the names of the rules torch has."""
 
     def __init__(self, params: ParamsT, **options: Any) -> None:
+        self._readings: dict[int, Reading] = {}
         self._arranged: dict[int, Arrangement] = {}
+        self._held: list[Tensor] = []  # of the state, when it was arranged
         self._room = Room()
         self._copied: list[Source] = []  # of a compiled step under way
-        self._advance: Callable[[list[Batch]], None] | None = None  # compiled in place
+        self._program: Program | None = None  # compiled in place
         super().__init__(params, {**options, "schedules": {}, "step": 0})
 
     def __init_subclass__(cls) -> None:
@@ -60,7 +63,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it, and it is no option of ours
-        self._arranged, self._room, self._copied, self._advance = {}, Room(), [], None
+        self._readings, self._arranged, self._held, self._room = {}, {}, [], Room()
+        self._copied, self._program = [], None
 
     # What a subclass with several rules changes.
 
@@ -105,6 +109,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         except UserError:
             self.param_groups.pop()
             raise
+
+    def _read(self, place: int, group: Group) -> dict[str, float]:
+        """The hyper-parameters of a group's next step, as at the last one if nobody has touched the group."""
+        last = self._readings.get(place)
+        if last is None or not last.holds(group):
+            last = self._readings[place] = Reading(group, self._numbers(group))
+        return last.numbers
 
     def _numbers(self, group: Group) -> dict[str, float]:
         """The checked hyper-parameters of a group's next step, as numbers; its schedules are asked."""
@@ -152,26 +163,27 @@ class RuleOptimizer(torch.optim.Optimizer):
             advance(outside(self._gather))
             if self._copied:
                 outside(self._scatter)
-        elif self._advance is not None:
-            self._advance(self._gather())
-            self._scatter()
         else:
-            stream(self._prepare(False))
+            taken = self._prepare(self._program is not None)
+            if self._program is None or not self._program.step(taken):
+                stream(taken)
         return loss
 
-    def compile(self, **options: Any) -> None:
+    def compile(self, compiler: Compiler | None = None) -> None:
         """Compile the arithmetic of `step` from now on, in place, as ``torch.nn.Module.compile`` does.
 
-        It spares what ``torch.compile(optimizer.step)`` spends on the rest of each step. ``options`` are those of
-        ``torch.compile``. Copies of the optimizer are not compiled.
+        It spares what ``torch.compile(optimizer.step)`` spends on each call. ``compiler`` is a backend as
+        ``torch.compile`` takes it, a function ``(graph, example_inputs) -> callable``; Inductor if there is none.
+        What a graph is not worth compiling for steps as before: sparse gradients that touch rows, and more than eight
+        different sets of parameters with gradients. Copies of the optimizer are not compiled.
         """
-        self._advance = torch.compile(advance, **options)
+        self._program = Program(compiler)
 
     def _prepare(self, at_once: bool) -> list[Taken]:
         """The Python half of a step. Everything that can be wrong raises before anything has changed."""
-        numbers = [self._numbers(group) for group in self.param_groups]
+        numbers = [self._read(place, group) for place, group in enumerate(self.param_groups)]
         given = [self._given(group, at_once) for group in self.param_groups]
-        arranged = [self._arrangement(k, each) for k, each in enumerate(given)]
+        arranged = self._arrangements(given)
         taken: list[Taken] = []
         for group, each, values, arrangement in zip(self.param_groups, given, numbers, arranged, strict=True):
             taken += arrangement.next(each, values, group["maximize"], self._room)
@@ -192,16 +204,26 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _given(self, group: Group, at_once: bool) -> Given:
         """The parameters of a group that have a gradient."""
-        pairs = [(param, grad) for param in group["params"] if (grad := param.grad) is not None]
-        params, grads = map(list, zip(*pairs, strict=True)) if pairs else ([], [])
-        return Given(self.rule_of(group), params, grads, [self.state[param] for param in params], at_once)
+        params: list[Tensor] = group["params"]
+        grads = [param.grad for param in params]
+        if any(grad is None for grad in grads):
+            params = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
+        return Given(self.rule_of(group), params, [grad for grad in grads if grad is not None], self.state, at_once)
 
-    def _arrangement(self, place: int, given: Given) -> Arrangement:
-        """What is given, arranged as at the last step if nothing has changed."""
-        last = self._arranged.get(place)
-        if last is None or not last.fits(given):
-            last = self._arranged[place] = Arrangement(given)
-        return last
+    def _arrangements(self, given: list[Given]) -> list[Arrangement]:
+        """What is given to each group, arranged as at the last step where nothing has changed."""
+        if not same(self._tensors(), self._held):
+            self._arranged.clear()
+        for place, each in enumerate(given):
+            last = self._arranged.get(place)
+            if last is None or not last.fits(each):
+                self._arranged[place] = Arrangement(each)
+                self._held = self._tensors()
+        return [self._arranged[place] for place in range(len(given))]
+
+    def _tensors(self) -> list[Tensor]:
+        """Every tensor of the state."""
+        return [tensor for state in self.state.values() for tensor in state.values()]
 
     def reset_state(self, *which: Tensor | Group, schedules: bool = False) -> None:
         """Forget the state of everything, or of the given groups and parameters, as if they had not stepped yet.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
@@ -69,19 +69,28 @@ class Source(Protocol):
     def scatter(self) -> None:
         """Write what was stepped to where it belongs, if it was a copy."""
 
+    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        """Shapes, strides and dtypes that a graph of the step depends on; None if it is not worth a graph."""
+
 
 class Whole:
     """One parameter as it is; a sparse gradient is made dense."""
 
     def __init__(self, given: Given, place: int) -> None:
         self.place, self.param = place, given.params[place]
-        self.slots = [given.states[place][name] for name in given.rule.slots]
+        self.slots = [given.state[self.param][name] for name in given.rule.slots]
+        self.fixed = (self.param.dtype, *(slot.stride() for slot in self.slots))
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
         return self.param, grad if grad.layout is torch.strided else grad.to_dense(), *self.slots
 
     def scatter(self) -> None: ...
+
+    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+        param, grad = self.param, grads[self.place]
+        of_grad = grad.stride() if grad.layout is torch.strided else None
+        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, *self.fixed
 
 
 class Rows:
@@ -100,6 +109,9 @@ class Rows:
         for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
             tensor.index_put_(self.rows, part)
 
+    def layout(self, grads: Sequence[Tensor]) -> None:
+        """The number of rows may be another at every step."""
+
 
 class Pack:
     """Small parameters as one flat piece. ``point``, ``slope``: flat room for parameter and gradient."""
@@ -110,7 +122,8 @@ class Pack:
         self.point, self.slope = point[:size], slope[:size]
         self.points, self.slopes = parts(self.point, self.params), parts(self.slope, self.params)
         self.slots = [
-            joined([given.states[k][name] for k in places], torch.empty_like(self.point)) for name in given.rule.slots
+            joined([given.state[param][name] for param in self.params], torch.empty_like(self.point))
+            for name in given.rule.slots
         ]
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
@@ -120,6 +133,9 @@ class Pack:
 
     def scatter(self) -> None:
         torch._foreach_copy_(self.params, self.points)
+
+    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+        return (len(self.point),)
 
 
 def joined(tensors: Sequence[Tensor], whole: Tensor) -> Tensor:
@@ -153,23 +169,26 @@ def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
         yield slice(first, len(params))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Given:
     """The parameters of a group that have a gradient, and what a step is arranged by.
 
-    ``at_once``: all pieces are gathered before the first is stepped.
+    ``state``: of all parameters of the optimizer. ``at_once``: all pieces are gathered before the first is stepped.
     """
 
     rule: Rule
     params: list[Tensor]
     grads: list[Tensor]
-    states: list[State]
+    state: Mapping[Tensor, State]
     at_once: bool
 
-    def __post_init__(self) -> None:
-        self.dtypes = [param.dtype for param in self.params]
-        self.devices = [param.device for param in self.params]
-        self.layouts = [grad.layout for grad in self.grads]
+    def traits(self) -> tuple[list[Any], ...]:
+        """What may change of a tensor that stays the same object, or comes anew with every gradient."""
+        return (
+            [param.dtype for param in self.params],
+            [param.device for param in self.params],
+            [grad.layout for grad in self.grads],
+        )
 
 
 @dataclass(frozen=True)
@@ -184,32 +203,53 @@ class Taken:
         """Every piece, gathered when it is its turn."""
         return (source.gather(self.grads) for source in self.sources)
 
+    def kind(self) -> tuple[Any, ...] | None:
+        """All that a graph of the step depends on; None if it is not worth a graph."""
+        layouts = [source.layout(self.grads) for source in self.sources]
+        if None in layouts:
+            return None
+        common = self.common
+        return common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts
+
 
 class Alike:
     """Parameters of a group with one device, one dtype, and one number of steps: they share their coefficients."""
 
     def __init__(self, given: Given, places: list[int]) -> None:
-        self.rule, first = given.rule, places[0]
-        self.device, self.dtype = given.devices[first], working_dtype(given.params[first])
-        states = [given.states[k] for k in places]
+        self.rule, first, layouts = given.rule, given.params[places[0]], [grad.layout for grad in given.grads]
+        self.device, self.dtype = first.device, working_dtype(first)
+        states = [given.state[given.params[k]] for k in places]
         names = (*self.rule.scalars, *(("step",) if self.rule.counts else ()))
         self.values = {name: float(states[0][name]) for name in names}
         self.numbers = {
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
-        small = [k for k in places if may_pack(self.rule, given.params[k], given.layouts[k])]
+        small = [k for k in places if may_pack(self.rule, given.params[k], layouts[k])]
         small = small if len(small) > 1 else []
         cuts = runs([given.params[k] for k in small], math.inf if given.at_once else PIECE)
         cuts_of = [small[cut] for cut in cuts]
         size = max((sum(given.params[k].numel() for k in cut) for cut in cuts_of), default=0)
         room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
         alone = sorted(set(places) - set(small))
-        self.packs = [Pack(given, cut, *room) for cut in cuts_of]
-        self.wholes = [Whole(given, k) for k in alone if given.layouts[k] is not torch.sparse_coo]
-        self.sparse = [Whole(given, k) for k in alone if given.layouts[k] is torch.sparse_coo]
+        packs = [Pack(given, cut, *room) for cut in cuts_of]
+        wholes = [Whole(given, k) for k in alone if layouts[k] is not torch.sparse_coo]
+        self.sources: list[Source] = [*packs, *wholes]
+        self.sparse = [Whole(given, k) for k in alone if layouts[k] is torch.sparse_coo]
+        self.given: dict[str, float] | None = None  # what `common` was made of
+        self.common: Common
 
     def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> Taken:
         """What the next step takes; it counts as taken."""
+        if values is not self.given or maximize != self.common.maximize or self.values:
+            self.given, self.common = values, self._common(values, maximize, room)
+        sources = self.sources
+        if self.sparse:
+            rests = self.rule.rests and "weight_decay" not in self.common.coefficients
+            sources = [*sources, *(Rows(whole) if rests else whole for whole in self.sparse)]
+        return Taken(self.common, sources, given.grads)
+
+    def _common(self, values: dict[str, float], maximize: bool, room: Room) -> Common:
+        """What the pieces have in common at the next step, with the numbers of the state after it."""
         if self.rule.counts:
             self.values["step"] += 1
         numbers = {name: value for name, value in values.items() if name != "weight_decay" or value} | self.values
@@ -217,10 +257,7 @@ class Alike:
         self.values |= after
         for name, flat in self.numbers.items():
             flat.fill_(self.values[name])
-        rests = self.rule.rests and "weight_decay" not in numbers
-        sparse: list[Source] = [Rows(whole) if rests else whole for whole in self.sparse]
-        common = Common(self.rule, c, values_of_c, self.dtype, maximize, room)
-        return Taken(common, [*self.packs, *self.wholes, *sparse], given.grads)
+        return Common(self.rule, c, values_of_c, self.dtype, maximize, room)
 
 
 def stream(taken: list[Taken]) -> None:
@@ -239,8 +276,8 @@ def every(taken: list[Taken]) -> Iterator[tuple[Common, Piece]]:
 
 
 def gathered(taken: list[Taken]) -> list[Batch]:
-    """Every piece, gathered at once."""
-    return [(each.common, list(each.pieces())) for each in taken]
+    """Every piece, gathered at once, to be traced into a graph."""
+    return [(replace(each.common, room=None), list(each.pieces())) for each in taken]
 
 
 def copied(taken: list[Taken]) -> list[Source]:
@@ -252,17 +289,16 @@ class Arrangement:
     """The parameters of a group that have a gradient, arranged for stepping."""
 
     def __init__(self, given: Given) -> None:
-        rule, alike = given.rule, dict[Any, list[int]]()
-        numbers = {*rule.scalars, "step"}
-        for k, (param, state) in enumerate(zip(given.params, given.states, strict=True)):
+        rule, alike, numbers = given.rule, dict[Any, list[int]](), list[Tensor]()
+        for k, param in enumerate(given.params):
+            state = given.state[param]
             begin(rule, param, state)
-            taken = [float(state[name]) for name in state if name in numbers]
-            alike.setdefault((param.device, working_dtype(param), *taken), []).append(k)
+            numbers += (of_it := [state[name] for name in state if name in {*rule.scalars, "step"}])
+            alike.setdefault((param.device, working_dtype(param), *map(float, of_it)), []).append(k)
         self.parts = [Alike(given, places) for places in alike.values()]
-        self.held = [tensor for state in given.states for tensor in state.values()]
-        self.numbers = [tensor for state in given.states for name, tensor in state.items() if name in numbers]
-        self.versions = [tensor._version for tensor in self.numbers]  # our own steps write to what they are parts of
-        self.layouts = given.layouts
+        self.numbers = numbers
+        self.versions = [tensor._version for tensor in numbers]  # our own steps write to what they are parts of
+        self.traits = given.traits()
         self.given = replace(given, grads=[])  # gradients are not kept
 
     def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> list[Taken]:
@@ -270,17 +306,13 @@ class Arrangement:
         return [part.next(given, values, maximize, room) for part in self.parts]
 
     def fits(self, given: Given) -> bool:
-        """Whether nothing has changed, so that the arrangement holds."""
+        """Whether nothing has changed, so that the arrangement holds, if the tensors of the state are the same."""
         old = self.given
         return (
             given.rule is old.rule
             and given.at_once == old.at_once
             and same(given.params, old.params)
-            and same(given.states, old.states)
-            and given.dtypes == old.dtypes
-            and given.devices == old.devices
-            and given.layouts == self.layouts
-            and same([tensor for state in given.states for tensor in state.values()], self.held)
+            and given.traits() == self.traits
             and [tensor._version for tensor in self.numbers] == self.versions
         )
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from numbers import Real
@@ -61,6 +62,26 @@ def number(name: str, value: object, hyper: Hyper) -> float:
     result = float(value)  # type: ignore[arg-type]  # a number or a tensor of one element
     hyper.check(name, result)
     return result
+
+
+def immutable(value: object) -> bool:
+    """Whether a value of a group stays what it is: a tensor or a list may be written to."""
+    return all(map(immutable, value)) if isinstance(value, tuple) else isinstance(value, Real | str | None)
+
+
+class Reading:
+    """The numbers of a group as they were read: they hold while the group holds the same objects, and no other."""
+
+    def __init__(self, group: Group, numbers: dict[str, float]) -> None:
+        self.numbers = numbers
+        self.size, self.held = len(group), operator.itemgetter(*(name for name in group if name != "step"))
+        self.values = self.held(group)
+        others = [value for value in self.values if value is not group["params"] and value is not group["schedules"]]
+        self.lasting = not group["schedules"] and all(map(immutable, others))
+
+    def holds(self, group: Group) -> bool:
+        """Whether reading the group again would give the same."""
+        return self.lasting and len(group) == self.size and all(map(operator.is_, self.held(group), self.values))
 
 
 def unpacked(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from torch import Tensor
 from ravine.rules.base import Hyper, Numbers, Rule, Tensors, floor, fraction, learning_rate, retained, room, shrink
 
 
+def scaled(direction: Tensor, squares: Tensor, c: Tensors, ratio: Tensor) -> Tensor:
+    """``direction / (sqrt(squares) + eps)``, in ``ratio``."""
+    torch.sqrt(squares, out=ratio).add_(c["eps"])
+    return torch.div(direction, ratio, out=ratio)
+
+
 def _scaled_step(param: Tensor, direction: Tensor, squares: Tensor, c: Tensors, ratio: Tensor) -> None:
     """``param <- param - lr direction / (sqrt(squares) + eps)``; ``ratio`` is room for a temporary."""
-    torch.sqrt(squares, out=ratio).add_(c["eps"])
-    torch.div(direction, ratio, out=ratio)
-    param.addcmul_(ratio, c["lr"], value=-1)
+    param.addcmul_(scaled(direction, squares, c, ratio), c["lr"], value=-1)
 
 
 class AdaGrad(Rule):

@@ -10,50 +10,63 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ravine.rules.adaptive import Adam
-from ravine.rules.base import Hyper, Numbers, Rule, Tensors
+from ravine.rules.adaptive import Adam, scaled
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, room
 from ravine.rules.momentum import HEAVY_BALL
 
 DELTA = Hyper(
     0.1, 0.0, math.inf, meaning="cosine, times the root of a row's length, below which weights count as free of scale"
 )
+ADAM = Adam()
 RATIO = Hyper(0.1, 0.0, math.inf, meaning="factor of the weight decay of weights that count as free of scale")
 
 
-def _along(param: Tensor, grad: Tensor, move: Tensor, dims: tuple[int, ...], c: Tensors) -> tuple[Tensor, Tensor]:
-    """``move`` without its part along each row of weights, and whether each row is orthogonal to its gradient.
-
-    A row is what lies along ``dims``. No reshaping: gradients come in any layout.
-    """
-    sizes = torch.linalg.vector_norm(param, dim=dims, keepdim=True)
-    slopes = torch.linalg.vector_norm(grad, dim=dims, keepdim=True)
-    eps, length = c["eps"], max(param.numel() // max(sizes.numel(), 1), 1)
-    cosines = (param * grad).sum(dims, keepdim=True).abs() / (torch.maximum(sizes, eps) * torch.maximum(slopes, eps))
-    units = param / (sizes + eps)
-    return move - units * (units * move).sum(dims, keepdim=True), cosines < c["delta"] / math.sqrt(length)
+def _rows(tensor: Tensor, runs: int) -> Tensor:
+    """The weights of each output, (..., rows, length)."""
+    return tensor.flatten(runs + 1)
 
 
-def _projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> tuple[Tensor, Tensor | None]:
-    """``move`` after the projection of the authors, and whether there was one, per run.
+def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
+    """Whether |cos(w, g)| < delta / sqrt(length), from the norms of w and g and their product."""
+    cosines = dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
+    return cosines < c["delta"] / math.sqrt(max(length, 1))
+
+
+def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> tuple[Tensor, Tensor] | None:
+    """How many times the weights are in ``move`` and are to be taken out, and whether there is a projection, per run.
 
     First each output's weights are a row, then the whole tensor is one: the first view in which the gradient is
-    orthogonal to all rows is projected. Tensors of one dimension or none are left alone: None.
+    orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. All of it comes from four numbers a row, those of
+    the whole tensor too, so nothing of the size of the tensor is made. None for tensors of one dimension or none, which
+    are left alone.
     """
-    first = 1 if c["lr"].dim() else 0  # after the dimension of the runs
-    whole = tuple(range(first, param.dim()))
-    if len(whole) < 2:
-        return move, None
-    by_row, orthogonal = _along(param, grad, move, whole[1:], c)
-    rows = orthogonal.all(whole[0], keepdim=True)
-    by_layer, layer = _along(param, grad, move, whole, c)
-    return torch.where(rows, by_row, torch.where(layer, by_layer, move)), rows | layer
+    runs = c["lr"].dim() and 1
+    if param.dim() < runs + 2:
+        return None
+    w, g, m = (_rows(tensor, runs) for tensor in (param, grad, move))
+    h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
+    sizes, slopes = (torch.linalg.vector_norm(tensor, dim=-1) for tensor in (w, g))
+    with_grad, with_move = torch.linalg.vecdot(w, g), torch.linalg.vecdot(w, m)
+    by_row = _orthogonal(sizes, slopes, with_grad, w.shape[-1], h).all(-1, keepdim=True)
+    size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
+    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), w.shape[-2:].numel(), h)
+    of_row = with_move / (sizes + h["floor"]).square()
+    of_layer = with_move.sum(-1, keepdim=True) / (size + h["floor"]).square()
+    excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
+    inner = [1] * (param.dim() - runs - 1)
+    return excess.view(*excess.shape, *inner), (by_row | by_layer).view(*excess.shape[:-1], 1, *inner)
 
 
-def _decay(param: Tensor, projected: Tensor | None, c: Tensors) -> None:
-    """Decoupled weight decay, reduced where the update was projected."""
-    if "decay" in c:
-        share = c["decay"] if projected is None else c["decay"] * torch.where(projected, c["wd_ratio"], 1)
-        param.mul_(1 - share)
+def _step(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> None:
+    """``w <- (1 - decay) w - lr (move - excess w)``; the decay is reduced where there was a projection."""
+    found = _excess(param, grad, move, c)
+    if found is not None:
+        excess, projected = found
+        decay = c["decay"] * torch.where(projected, c["wd_ratio"], 1) if "decay" in c else 0
+        param.mul_(1 - decay + c["lr"] * excess)
+    elif "decay" in c:
+        param.mul_(1 - c["decay"])
+    param.addcmul_(move, c["lr"], value=-1)
 
 
 class SGDP(Rule):
@@ -86,14 +99,12 @@ class SGDP(Rule):
 
     def coefficients(self, h: Numbers) -> Numbers:
         decay = {"decay": h["lr"] * h["weight_decay"] / (1 - h["momentum"])} if "weight_decay" in h else {}
-        return {**h, **decay}
+        return {**h, **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        velocity = state["momentum_buffer"].mul_(c["momentum"]).add_(grad)
-        step = torch.addcmul(grad, velocity, c["momentum"]) if self.nesterov else velocity
-        step, projected = _projected(param, grad, step, c)
-        _decay(param, projected, c)
-        param.addcmul_(step, c["lr"], value=-1)
+        velocity = state["momentum_buffer"]
+        torch.addcmul(grad, velocity, c["momentum"], out=velocity)
+        _step(param, grad, torch.addcmul(grad, velocity, c["momentum"]) if self.nesterov else velocity, c)
 
 
 class AdamP(Rule):
@@ -108,6 +119,7 @@ class AdamP(Rule):
     hyper: Mapping[str, Hyper] = {**Adam.hyper, "delta": DELTA, "wd_ratio": RATIO}
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
+    rooms = ("ratio",)
     elementwise = False
     decoupled = True
 
@@ -116,14 +128,11 @@ class AdamP(Rule):
 
     def coefficients(self, h: Numbers) -> Numbers:
         decay = {"decay": h["lr"] * h["weight_decay"]} if "weight_decay" in h else {}
-        k1, k2 = 1 - h["beta1"] ** h["step"], (1 - h["beta2"] ** h["step"]) ** 0.5
-        return {**h, **decay, "gain1": 1 - h["beta1"], "gain2": 1 - h["beta2"], "unbias1": 1 / k1, "unbias2": 1 / k2}
+        return {**ADAM.coefficients(h), **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        ratio = room(state, "ratio", param)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
-        squares = state["exp_avg_sq"].lerp_(grad.square(), c["gain2"])
+        squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
         ahead = torch.lerp(mean, grad, c["gain1"]) if self.nesterov else mean
-        step = ahead * c["unbias1"] / (squares.sqrt().mul_(c["unbias2"]).add_(c["eps"]))
-        step, projected = _projected(param, grad, step, c)
-        _decay(param, projected, c)
-        param.addcmul_(step, c["lr"], value=-1)
+        _step(param, grad, scaled(ahead, squares, c, ratio), c)
