@@ -16,9 +16,11 @@ import torch
 from ravine.claims import (
     chatterjee,
     cowsik,
+    diffusion,
     efimov,
     goh,
     jelassi,
+    local_sgd,
     majority_vote,
     page,
     random_scaling,
@@ -49,6 +51,8 @@ PAPERS = (
     random_scaling,
     sgdf,
     sngm,
+    local_sgd,
+    diffusion,
 )
 CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim in paper.CLAIMS}
 """Every claim by its name."""
