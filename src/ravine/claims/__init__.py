@@ -24,10 +24,12 @@ from ravine.claims import (
     majority_vote,
     page,
     random_scaling,
+    sato,
     sgdf,
     signsgd,
     sngm,
     sutskever,
+    wang,
 )
 from ravine.claims.claim import Budget, Claim, Evidence, Finding, Outcome, Table
 from ravine.claims.laboratory import Laboratory, Listener
@@ -42,6 +44,7 @@ __all__ = ["CLAIMS", "Budget", "Claim", "Evidence", "Finding", "Outcome", "Table
 PAPERS = (
     sutskever,
     goh,
+    sato,
     jelassi,
     cowsik,
     chatterjee,
@@ -53,6 +56,7 @@ PAPERS = (
     sngm,
     local_sgd,
     diffusion,
+    wang,
 )
 CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim in paper.CLAIMS}
 """Every claim by its name."""

@@ -7,6 +7,7 @@ fixes initialization and mini-batches of every setting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -28,7 +29,9 @@ from ravine.schedules import Cosine, ExponentialScale, Polynomial
 
 NET = DenseNets((64, 64, 64, 10))
 SAME = 0.01  # test errors that differ by less count as equal: two seeds differ by about .005
+LOST = (math.log(10), 1.0)  # the loss of guessing among ten classes, and the largest error
 ERROR = "test errors, a share"
+LOSS = "training losses"
 WRONG = Metric(
     lambda outputs, targets: (outputs.argmax(1) != targets).to(outputs.dtype).mean(),
     higher_is_better=False,
@@ -44,9 +47,9 @@ Losses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it, (settings, seeds) each: the loss on all training rows and the share of wrong test digits.
+    """What came of it, (settings, seeds) each: the loss on the training rows and the share of wrong test rows.
 
-    Of a run that diverged they are infinite and 1.
+    Of a run that diverged they are those of `LOST`.
     """
 
     loss: Tensor
@@ -96,7 +99,7 @@ def train(
         loss = cross_entropy(NET.outputs(descent.rows, inputs), targets).double()
         error = 1 - accuracy(NET.outputs(descent.rows, test[0]), test[1])
     well = loss.isfinite()
-    loss, error = torch.where(well, loss, torch.inf), torch.where(well, error, 1.0)
+    loss, error = (torch.where(well, one, lost) for one, lost in zip((loss, error), LOST, strict=True))
     return Trained(loss.view(settings, -1), error.view(settings, -1))
 
 
@@ -228,7 +231,7 @@ def _in_fleets(
     place = [sorted(seeds).index(seed) for seed in seeds]
     error = torch.tensor([runs.errors(arm.label) for arm in arms], dtype=torch.float64)[:, place]
     loss = torch.tensor([runs.losses(arm.label) for arm in arms], dtype=torch.float64)[:, place]
-    return Trained(loss, error)
+    return Trained(torch.where(loss.isfinite(), loss, LOST[0]), error)
 
 
 def shown(values: Sequence[float]) -> str:
