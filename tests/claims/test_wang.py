@@ -59,7 +59,7 @@ def test_a_step_multiplies_the_invariant(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(wang, "HORIZON", eta**2)  # one step
     z = torch.randn(1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     found = float(wang.slow("sgd", eta, [4]))
-    assert found == pytest.approx(float(torch.log(1 - (eta * z) ** 2)), rel=1e-9)
+    assert found == pytest.approx(float(1 - (eta * z) ** 2), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["wang-quadratic", "wang-manifold", "wang-batch-size", "wang-svag"])
