@@ -14,6 +14,7 @@ from typing import Any, get_args
 import torch
 
 from ravine.claims import (
+    adamp,
     chatterjee,
     cowsik,
     diffusion,
@@ -22,6 +23,7 @@ from ravine.claims import (
     jelassi,
     local_sgd,
     majority_vote,
+    mustafa,
     page,
     random_scaling,
     sato,
@@ -47,6 +49,7 @@ PAPERS = (
     sato,
     jelassi,
     cowsik,
+    mustafa,
     chatterjee,
     efimov,
     signsgd,
@@ -54,6 +57,7 @@ PAPERS = (
     random_scaling,
     sgdf,
     sngm,
+    adamp,
     local_sgd,
     diffusion,
     wang,
