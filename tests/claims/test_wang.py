@@ -9,7 +9,10 @@ import torch
 from ravine.claims import reproduce, wang
 from ravine.claims.nets import Field
 from ravine.claims.rows import cross_entropy
-from ravine.claims.wang import Batches, Svag
+from ravine.claims.wang import Batches, Svag, Tuning
+from ravine.errors import UserError
+from ravine.problems.minilm import MiniLM
+from ravine.problems.quotes import Quotes
 
 
 def test_the_system_is_that_of_the_equations() -> None:
@@ -76,3 +79,41 @@ def test_claims_run_through(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert drawn == (name != "wang-quadratic")
     if name == "wang-quadratic":
         assert result["outcome"] == "reproduced"
+
+
+def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny encoder, and sentences whose label is a word of theirs, about 40 films."""
+    known = {piece: k for k, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "a", "film"])}
+    sentences = [f"a {'good' if k % 2 else 'bad'} film" for k in range(400)]
+    made = Quotes(sentences, torch.arange(400) % 2, [f"film {k // 10}" for k in range(400)])
+    monkeypatch.setattr(wang, "quotes", lambda: made)
+    monkeypatch.setattr(wang, "vocabulary", lambda: known)
+    monkeypatch.setattr(wang, "pretrained", lambda: MiniLM(len(known), 16, 2, 1, 32, wang.LENGTH))
+
+
+def test_films_judge_or_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_world(monkeypatch)
+    films = wang.Films()
+    assert films._judging.isdisjoint(films._training)
+    x, y = films.training(20, 3)
+    assert x.shape == (40, wang.LENGTH)
+    assert int(y.sum()) == 20
+    assert torch.equal((x == 4).any(1).long(), y)  # 4 is "good"
+    assert torch.equal(films.judging(10)[0], films.judging(10)[0])
+
+
+def test_fine_tuning_learns_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_world(monkeypatch)
+    tuning = Tuning(30, 30, 2, 1, 20)
+    films = wang.Films()
+    assert wang.fine_tuned(films, "Adam", 0.01, 0, tuning, "cpu") < 0.1
+    assert wang.fine_tuned(films, "SGD", 1e6, 0, tuning, "cpu") == 1.0
+    monkeypatch.setattr(wang, "TUNINGS", {"evening": (tuning,)})
+    (first,) = reproduce(["wang-language-model"], "evening", out=tmp_path)
+    assert first["findings"][0]["interval"] is not None
+    assert [row[1] for row in first["tables"][0]["rows"]] == ["SGD", "SGDM", "Adam"]
+    monkeypatch.setattr(wang, "fine_tuned", None)  # never called again
+    (second,) = reproduce(["wang-language-model"], "evening", out=tmp_path)
+    assert second == first
+    with pytest.raises(UserError, match="has no budget 'quick'"):
+        reproduce(["wang-language-model"], out=tmp_path)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from ravine.errors import UserError, WorkError
+from ravine.problems import PROBLEMS, digest, load, prepare
 from ravine.problems import data as module
-from ravine.problems import digest, load, prepare
 from ravine.problems.data import DATA_SETS, DataSet, Source, available, cache_folder, fetch, files_of
 from ravine.problems.readers import read_faces
 
@@ -167,7 +167,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder() == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("name", list(DATA_SETS))
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if name in PROBLEMS])
 def test_a_problem_whose_data_are_not_here_names_the_command(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -209,7 +209,9 @@ def test_damaged_pictures_change_the_digest(monkeypatch: pytest.MonkeyPatch, tmp
         load("mnist")
 
 
-def test_a_wheel_brings_one_file_joined_of_its_own(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_brings_its_files_or_one_joined_of_them(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real pip, kept from the network, finds a wheel made here."""
     parts = {"a.bin": b"first", "b.bin": b"second"}
     with zipfile.ZipFile(tiny / "small-1.0-py3-none-any.whl", "w") as wheel:
@@ -223,7 +225,10 @@ def test_a_wheel_brings_one_file_joined_of_its_own(tiny: Path, tmp_path: Path, m
             wheel.writestr(f"small-1.0.dist-info/{name}", text)
     files = {"joined.bin": hashlib.sha256(b"secondfirst").hexdigest()}
     source = Source("pip", "small==1.0", "small/data", joined=("b.bin", "a.bin"))
-    monkeypatch.setattr(module, "DATA_SETS", {"joined": DataSet("joined", "", "free", 1, (source,), files)})
+    plain = Source("pip", "small==1.0", "small/data")
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    sets = [DataSet("joined", "", "free", 1, (source,), files), DataSet("plain", "", "free", 1, (plain,), digests)]
+    monkeypatch.setattr(module, "DATA_SETS", {one.name: one for one in sets})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -231,6 +236,7 @@ def test_a_wheel_brings_one_file_joined_of_its_own(tiny: Path, tmp_path: Path, m
         fetch("joined")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tiny))
     assert contents(fetch("joined")) == {"joined.bin": b"secondfirst"}
+    assert contents(fetch("plain")) == parts
 
 
 def fetched(name: str) -> None:

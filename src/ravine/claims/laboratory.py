@@ -23,6 +23,7 @@ from ravine.study.worker import Assignment, Trained
 
 STUDY_SEED = 2013  # of all draws of all claims
 PILOT_SEED = 1_000  # from here on seeds choose learning rates, below they judge
+NUMBERS = "numbers.json"
 PILOTS = Path(__file__).with_name("pilots")
 
 
@@ -196,6 +197,14 @@ class Laboratory:
         self.pilots[name] = table
         self.store.write_json("pilot.json", self.pilots)
         return {label: float(min(table[label], key=lambda rate: table[label][rate])) for label in arms}
+
+    def kept(self, name: str, compute: Callable[[], float]) -> float:
+        """A number that takes long: from numbers.json if it is there, else computed, and stored there at once."""
+        numbers = self.store.read_json(NUMBERS) if self.store.path(NUMBERS).exists() else {}
+        if name not in numbers:
+            numbers[name] = compute()
+            self.store.write_json(NUMBERS, numbers)
+        return float(numbers[name])
 
 
 def committed_pilot(name: str) -> dict[str, dict[str, float]] | None:

