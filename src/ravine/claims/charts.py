@@ -25,6 +25,12 @@ def series(name: str, x: Sequence[float], samples: Sequence[Sequence[float]]) ->
     )
 
 
+def line(name: str, x: Sequence[float], y: Sequence[float]) -> pl.DataFrame:
+    """A series of a figure in which nothing is drawn."""
+    at, values = ([float(value) for value in of] for of in (x, y))
+    return pl.DataFrame({"series": name, "x": at, "y": values, "low": values, "high": values})
+
+
 def figure(
     parts: Sequence[pl.DataFrame],
     description: str,
@@ -38,7 +44,7 @@ def figure(
 ) -> alt.LayerChart:
     """Lines through the series, the first one grey, with bars (a band without points) for the intervals.
 
-    parts: of `series`. x, y: titles of the axes. On a logarithmic axis what is not above 0 is left out.
+    parts: of `series` or `line`. x, y: titles of the axes. On a logarithmic axis what is not above 0 is left out.
     """
     table = pl.concat(parts)
     if log_y:

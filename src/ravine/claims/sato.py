@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 import altair as alt
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from ravine import measure
 from ravine.claims import criteria
-from ravine.claims.charts import figure, series
+from ravine.claims.charts import figure, line, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
 from ravine.claims.laboratory import PILOT_SEED, Laboratory
 from ravine.claims.rows import DenseNets, Descent, accuracy, cross_entropy, gradients, minibatches
@@ -431,13 +430,7 @@ def schedules(laboratory: Laboratory) -> Evidence:
     ]
     stages = range(0, steps, scale.stage_steps)
     effective = [
-        pl.DataFrame(
-            {
-                "series": name,
-                "x": [float(step) for step in stages],
-                "y": [at(course.lr, step) / (1 - at(course.momentum, step)) for step in stages],
-            }
-        ).with_columns(low=pl.col("y"), high=pl.col("y"))
+        line(name, stages, [at(course.lr, step) / (1 - at(course.momentum, step)) for step in stages])
         for name, course in made.items()
         if name != MATCHED
     ]
