@@ -47,7 +47,7 @@ def test_courses() -> None:
 
 @pytest.mark.parametrize("name", ["sato-noise", "sato-smoothing", "sato-schedules"])
 def test_claims_run_through(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sato, "SCALES", {"quick": Scale(40, 2)})
+    monkeypatch.setattr(sato, "SCALES", {"quick": Scale(20, 2)})
     monkeypatch.setattr(sato, "STAGES", {"quick": Stages(3, 10, 2)})
     (result,) = reproduce([name], out=tmp_path)
     assert all(finding["interval"] is not None for finding in result["findings"])

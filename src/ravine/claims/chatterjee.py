@@ -50,7 +50,7 @@ class Scale:
         return f"{self.examples:,} digits, net 64-{self.units}-{self.units}-10, full batch, {self.seeds} seeds"
 
 
-SCALES: Mapping[Budget, Scale] = {"quick": Scale(256, 128, 600, 5), "evening": Scale(1_024, 256, 3_000, 20)}
+SCALES: Mapping[Budget, Scale] = {"quick": Scale(256, 128, 600, 5), "evening": Scale(512, 128, 3_000, 20)}
 
 
 def coherent(nets: DenseNets, rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,6 +166,8 @@ def coherence(laboratory: Laboratory) -> Evidence:
         "The papers measure ResNets and AlexNet on ImageNet; they give curves, whose numbers are not known to us.",
         f"Heavy-ball momentum {MOMENTUM:g}. Measured on the examples that are trained on, as in the papers, and until "
         f"the loss is below {FITTED:g}: near a minimum the mean gradient vanishes, and the m-coherence falls below 1.",
+        f"At learning rate {RATES[0]:g} the loss on random labels jumps now and then. The highest values are those of "
+        "the jumps, where the gradients of many examples agree.",
     ]
     figures = {
         f"Coherence along the training, learning rate {rate:g}": figure(

@@ -289,7 +289,7 @@ class Deep:
         return f"{nets}; {self.steps:,} steps of gradient descent, {self.seeds} seeds"
 
 
-DEEP: Mapping[Budget, Deep] = {"quick": Deep(10, 16, 120, 300, 6, 2), "evening": Deep(20, 32, 300, 2_000, 10, 2)}
+DEEP: Mapping[Budget, Deep] = {"quick": Deep(10, 16, 120, 300, 6, 2), "evening": Deep(20, 16, 120, 1_500, 10, 2)}
 
 
 @dataclass(frozen=True)

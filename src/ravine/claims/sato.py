@@ -30,7 +30,7 @@ from ravine.schedules.noise import LEVERS, Lever, NoiseDecay, degree_of_smoothin
 PAPER = "Sato and Iiduka 2024 (arXiv 2402.02325)"
 NET = DenseNets((64, 32, 32, 10))
 MOMENTUM = 0.9
-EVERY = 10  # steps between measurements, all in the second half of a training
+MEASUREMENTS = 50  # of a training, all in its second half
 ERRORS = "test errors, a share"
 
 
@@ -74,12 +74,13 @@ def train(arms: Sequence[Arm], batch_size: int, steps: int, seeds: Sequence[int]
     )
     descent = Descent("momentum", NET.start(seeds).repeat(len(arms), 1), lr=lr, momentum=momentum)
     directions, slopes, full = [], [], []
+    every = max(steps // (2 * MEASUREMENTS), 1)
     for step, batch in enumerate(batches):
         x, y = inputs[batch].repeat(len(arms), 1, 1), targets[batch].repeat(len(arms), 1)
         slope = _slopes(descent.rows, x, y)
         before = descent.rows.clone()
         descent.step(slope)
-        if step >= steps // 2 and step % EVERY == 0:
+        if step >= steps // 2 and step % every == 0:
             directions.append((before - descent.rows) / own_lr[:, None])
             slopes.append(slope)
             full.append(_slopes(before, inputs, targets))
@@ -349,7 +350,7 @@ class Stages:
         return f"digits, net 64-32-32-10; {self.stages} stages of {self.stage_steps} steps, {self.seeds} seeds"
 
 
-STAGES: Mapping[Budget, Stages] = {"quick": Stages(20, 60, 8), "evening": Stages(100, 90, 20)}
+STAGES: Mapping[Budget, Stages] = {"quick": Stages(20, 60, 8), "evening": Stages(20, 300, 16)}
 
 
 @dataclass(frozen=True)
