@@ -7,7 +7,6 @@ import torch
 
 from ravine.claims import andriushchenko, reproduce
 from ravine.claims.andriushchenko import Arm, Scale
-from ravine.claims.laboratory import PILOT_SEED
 from ravine.claims.rows import minibatches
 
 SMALL = Scale(10, 12, 2, 200, 2)
@@ -49,14 +48,15 @@ def test_training() -> None:
 
 def test_the_edge_lies_between_rates_that_diverge_and_that_do_not() -> None:
     data = andriushchenko.draw(SMALL, [3])
-    edge = andriushchenko.edges_of(data, [3], 300)
-    order = minibatches(10, 1, 300, [PILOT_SEED + 3]).squeeze(2)
+    order = andriushchenko.order_of(SMALL, 300, [3])
+    edge = andriushchenko.edges_of(data, order, andriushchenko.EDGES)
     below = andriushchenko.train(data, order, [Arm("", 0.95)], edge)
     assert bool((below.loss < andriushchenko.DIVERGED).all())
 
 
-def test_the_claim_runs_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["andriushchenko-sparse", "andriushchenko-edge"])
+def test_claims_run_through(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(andriushchenko, "SCALES", {"quick": SMALL})
-    (result,) = reproduce(["andriushchenko-sparse"], out=tmp_path)
+    (result,) = reproduce([name], out=tmp_path)
     assert len(result["findings"]) == 8
     assert all(finding["interval"] is not None for finding in result["findings"])
