@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ravine.errors import UserError, WorkError
 
 if TYPE_CHECKING:
-    from ravine import hessian_free, init, measure, metrics, optim, problems, rules
+    from ravine import distributed, hessian_free, init, measure, metrics, optim, problems, rules
     from ravine.advice import Advice, advise
     from ravine.metrics import Metric
     from ravine.monitor import Monitor
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "advise",
     "compare",
+    "distributed",
     "hessian_free",
     "init",
     "measure",
@@ -50,7 +51,7 @@ _HOME = {
     "compare": "ravine.study",
     "resume": "ravine.study",
 }
-_MODULES = frozenset({"hessian_free", "init", "measure", "metrics", "optim", "problems", "rules"})
+_MODULES = frozenset({"distributed", "hessian_free", "init", "measure", "metrics", "optim", "problems", "rules"})
 
 
 def __getattr__(name: str) -> Any:

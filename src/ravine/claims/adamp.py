@@ -248,15 +248,14 @@ def training(laboratory: Laboratory) -> Evidence:
             if rates[rule] in (grid[0], grid[-1])
         ]
         curves = runs.curves()
+        at = curves["step"].unique().sort().to_list()
         figures[f"{name} and {without}"] = figure(
-            [
-                series(rule, at, [curves.filter(arm=rule, step=step)["error"].to_list() for step in at])
-                for rule in arms
-                for at in [sorted(set(curves.filter(arm=rule)["step"].to_list()))]
-            ],
+            [series(rule, at, [curves.filter(arm=rule, step=step)["error"].to_list() for step in at]) for rule in arms],
             f"Test error along the training of {name} and {without}",
             "step",
             "test error, a share",
+            log_y=True,
+            points=False,
         )
     table = Table(f"After {scale.steps:,} updates", ["rule", "learning rate", "test error"], rows)
     notes = [

@@ -94,7 +94,12 @@ def investigate(laboratory: Laboratory) -> Evidence:
     columns = ["data", "updates between averages", "momentum", "learning rate", "training loss", "test error"]
     table = Table(f"{scale.crew.workers} workers, {scale.crew.steps:,} updates", columns, rows)
     chart = figure(
-        [series(name, scale.periods, [_ratios(found, name, period) for period in scale.periods]) for name in SPLITS],
+        [
+            series(
+                name.partition(" with")[0], scale.periods, [_ratios(found, name, period) for period in scale.periods]
+            )
+            for name in SPLITS
+        ],
         "Training loss with momentum by that without, against the number of updates between averages",
         "updates between averages",
         "loss with momentum / loss without",
