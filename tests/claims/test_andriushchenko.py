@@ -49,8 +49,9 @@ def test_training() -> None:
 def test_the_edge_lies_between_rates_that_diverge_and_that_do_not() -> None:
     data = andriushchenko.draw(SMALL, [3])
     order = andriushchenko.order_of(SMALL, 300, [3])
-    edge = andriushchenko.edges_of(data, order, andriushchenko.EDGES)
-    below = andriushchenko.train(data, order, [Arm("", 0.95)], edge)
+    first, last = andriushchenko.edges_of(data, order, andriushchenko.EDGES)
+    assert float(last) < float(first)
+    below = andriushchenko.train(data, order, [Arm("", 1.0)], last)
     assert bool((below.loss < andriushchenko.DIVERGED).all())
 
 
