@@ -276,14 +276,13 @@ def list_problems() -> None:
 @list_app.command("methods")
 def list_methods() -> None:
     """The methods that can be compared: what is searched, what is held fixed, the rule."""
-    from ravine.rules import RULES
     from ravine.study.methods import METHODS
 
     rows = []
     for method in METHODS.values():
         searched = ", ".join(axis.name for axis in method.axes)
         fixed = ", ".join(f"{name} {value:g}" for name, value in method.fixed.items())
-        rows.append((method.name, searched, fixed, _summary(type(RULES[method.rule]))))
+        rows.append((method.name, searched, fixed, _summary(method.documented)))
     _print_rows(rows, "method", "searched", "held fixed", "rule")
 
 

@@ -20,6 +20,7 @@ import torch
 import ravine
 from cases_study import Quiet, begin, compare_words, here, in_child, verdict_bytes, write_problem
 from ravine import study
+from ravine.errors import UserError
 from ravine.study import declare
 from ravine.study.declare import Declaration
 
@@ -176,6 +177,29 @@ def dict_problem(**more: Any) -> ravine.Problem:
         steps=6,
         **more,
     )
+
+
+def test_hessian_free_methods_are_compared_in_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch)
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(3))
+    problem = ravine.Problem(
+        name="tiny",
+        model=lambda: torch.nn.Linear(4, 2),
+        loss=torch.nn.functional.cross_entropy,
+        train=(x, torch.arange(60) % 2),
+        metrics={"accuracy": ravine.metrics.accuracy},
+        batch_size=20,
+        steps=40,
+    )
+    words: Any = {"trials": 2, "tuning_seeds": 1, "seeds": 2, "out": tmp_path / "study"}
+    with pytest.raises(UserError, match=r"problem 'dict' has a batch_loss=, and hessian-free needs to see the outputs"):
+        ravine.compare(dict_problem(), methods=["sgd", "hessian-free"], **words)
+    comparison = ravine.compare(problem, methods=["sgd", "hessian-free", "momentum-hessian-free"], **words)
+    runs = comparison.runs
+    assert set(runs["method"]) == {"sgd", "hessian-free", "momentum-hessian-free"}
+    assert set(runs.filter(pl.col("method") != "sgd")["cg_steps"]) == {20.0}
+    assert comparison.cost["hessian-free"]["gradient_equivalents"] == 1.0
+    assert comparison.cost["hessian-free"]["seconds_per_step"] > 0
 
 
 def test_every_optional_field_comes_to_a_verdict_with_its_caveat(

@@ -8,18 +8,17 @@ from ravine.study.methods import METHODS, Method
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_method_says_of_every_hyper_parameter_of_its_rule_whether_it_is_searched_or_fixed(method: Method) -> None:
-    rule = rules.get(method.rule)
     searched = {axis.name for axis in method.axes}
-    assert searched | set(method.fixed) | set(rule.random) == set(rule.hyper)
+    random = () if method.second_order else rules.get(method.rule).random
+    assert searched | set(method.fixed) | set(random) == set(method.hyper)
     assert not searched & set(method.fixed)
     assert {name for name, _ in method.defaults} == searched
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_fixed_values_and_default_learning_rates_are_those_of_the_rule(method: Method) -> None:
-    rule = rules.get(method.rule)
-    assert dict(method.fixed) == {name: rule.hyper[name].default for name in method.fixed}
-    assert dict(method.defaults)["lr"] == rule.hyper["lr"].default
+    assert dict(method.fixed) == {name: method.hyper[name].default for name in method.fixed}
+    assert dict(method.defaults)["lr"] == method.hyper["lr"].default
 
 
 def test_the_first_axis_is_the_learning_rate_and_only_it_has_no_anchor() -> None:
@@ -43,6 +42,9 @@ def test_what_is_held_fixed_is_a_caveat() -> None:
         "adam: eps is held at 1e-08, not tuned.",
     )
     assert METHODS["sgd"].caveats == ()
+    assert METHODS["hessian-free"].caveats[-1] == (
+        "hessian-free: its lr is 1 / damping at the start; a step costs it many gradients, all counted."
+    )
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:

@@ -7,46 +7,28 @@ from torch import Tensor
 
 from ravine import optim
 from ravine.fleet.order import Order
-from ravine.fleet.task import Task
+from ravine.fleet.task import Batch, Task
 from ravine.rules import Rule
 from ravine.schedules import Setting
 from ravine.schedules.base import at
 
 
-class Single:
-    """A fleet of one; the same questions and answers as `Stacked`."""
+class Alone:
+    """A run by itself: its model and data, without what steps it."""
 
-    def __init__(self, task: Task, rule: Rule, seed: int, hyper: Mapping[str, Setting]) -> None:
+    def __init__(self, task: Task, seed: int) -> None:
         self._task, self._seed, self.seeds = task, seed, [seed]
         model = task.model(seed)
         self._loss, self._evaluation = task.training(model), task.evaluation(model)
         self._trained = [p for p in model.parameters() if p.requires_grad]
-        self._lr, self._random = hyper["lr"], rule.random
-        whole = {**hyper, **dict.fromkeys(rule.random, 1.0), "weight_decay": task.problem.weight_decay}
-        self._optimizer = optim.for_rule(rule.name, self._trained, whole)
         self._order = Order(task.study_seed, seed, task.data.train.rows, task.batch_size, task.problem.sampling)
 
-    def step(self, step: int) -> Tensor:
-        """One update with the batch of `step` (from 0); the training loss before it, shape (1,)."""
-        task, problem = self._task, self._task.problem
+    def _batch(self, step: int) -> Batch:
+        """The batch of a step (from 0)."""
+        task = self._task
         if task.full_batch:
-            batch = task.data.train.tensors
-        else:
-            batch = task.data.train.batch(torch.from_numpy(self._order.batch(step)).to(task.device))
-        self._optimizer.zero_grad()
-        self._loss.train()
-        with task.keyed(task.in_training, task.training_key(self._seed, step)):
-            loss: Tensor = self._loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-        if problem.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._trained, problem.clip)
-        group = self._optimizer.param_groups[0]
-        if problem.schedule is not None:
-            group["lr"] = at(self._lr, step) * problem.schedule(step)
-        for name in self._random:
-            group[name] = task.variate(name, self._seed, step)
-        self._optimizer.step()
-        return loss.detach().view(1)
+            return task.data.train.tensors
+        return task.data.train.batch(torch.from_numpy(self._order.batch(step)).to(task.device))
 
     @torch.no_grad()
     def evaluate(self, split: str) -> Tensor:
@@ -68,6 +50,44 @@ class Single:
     def keep(self, alive: Tensor) -> None:
         """A run alone has no neighbours to be rid of."""
 
+    def _model_state(self) -> dict[str, Tensor]:
+        """Parameters and buffers, those too that a state_dict leaves out; tied ones once."""
+        named = [*self._loss.named_parameters(), *self._loss.named_buffers()]
+        return {name: value.detach() for name, value in named}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """name -> (1, ...): parameters and what the model carries, for the parity probe."""
+        return {name: value.unsqueeze(0) for name, value in self._model_state().items()}
+
+
+class Single(Alone):
+    """A fleet of one; the same questions and answers as `Stacked`."""
+
+    def __init__(self, task: Task, rule: Rule, seed: int, hyper: Mapping[str, Setting]) -> None:
+        super().__init__(task, seed)
+        self._lr, self._random = hyper["lr"], rule.random
+        whole = {**hyper, **dict.fromkeys(rule.random, 1.0), "weight_decay": task.problem.weight_decay}
+        self._optimizer = optim.for_rule(rule.name, self._trained, whole)
+
+    def step(self, step: int) -> Tensor:
+        """One update with the batch of `step` (from 0); the training loss before it, shape (1,)."""
+        task, problem = self._task, self._task.problem
+        batch = self._batch(step)
+        self._optimizer.zero_grad()
+        self._loss.train()
+        with task.keyed(task.in_training, task.training_key(self._seed, step)):
+            loss: Tensor = self._loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        if problem.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._trained, problem.clip)
+        group = self._optimizer.param_groups[0]
+        if problem.schedule is not None:
+            group["lr"] = at(self._lr, step) * problem.schedule(step)
+        for name in self._random:
+            group[name] = task.variate(name, self._seed, step)
+        self._optimizer.step()
+        return loss.detach().view(1)
+
     def state(self) -> dict[str, Tensor]:
         """Everything that training changes, for a checkpoint."""
         slots = self._optimizer.state_dict()["state"]
@@ -87,12 +107,3 @@ class Single:
         group = self._optimizer.param_groups[0]
         group["step"] = int(state["step"])  # which its schedules go by
         self._optimizer.show_schedules(group)
-
-    def _model_state(self) -> dict[str, Tensor]:
-        """Parameters and buffers, those too that a state_dict leaves out; tied ones once."""
-        named = [*self._loss.named_parameters(), *self._loss.named_buffers()]
-        return {name: value.detach() for name, value in named}
-
-    def parameters(self) -> dict[str, Tensor]:
-        """name -> (1, ...): parameters and what the model carries, for the parity probe."""
-        return {name: value.unsqueeze(0) for name, value in self._model_state().items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ravine import rules
 from ravine.errors import WorkError
+from ravine.fleet.second_order import SECOND_ORDER, SecondOrder
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
@@ -132,16 +133,23 @@ def train(
 
 def _steppers(task: Task, program: Program, work: Work, done: int) -> Iterator[Stepper]:
     """What trains the trials that are not done: a run each, or a stack of all of them."""
-    rule = rules.get(work.rule)
     if work.executor == "single":
         for trial in work.trials[done:]:
-            yield Single(task, rule, trial.seed, trial.hyper)
+            yield alone(task, work.rule, trial.seed, trial.hyper)
     else:
+        rule = rules.get(work.rule)
         spare = places(len(work.trials)) - len(work.trials)
         trials = [*work.trials, *work.trials[-1:] * spare]
         seeds = [trial.seed for trial in trials]
         hyper = {name: [trial.hyper[name] for trial in trials] for name in trials[0].hyper}
         yield Stacked(program, rule, seeds, hyper, compiled=work.executor == "compiled")
+
+
+def alone(task: Task, name: str, seed: int, hyper: Mapping[str, Setting]) -> Single | SecondOrder:
+    """One run by the rule, or by the Hessian-free optimizer, of that name."""
+    if name in SECOND_ORDER:
+        return SecondOrder(task, name, seed, hyper)
+    return Single(task, rules.get(name), seed, hyper)
 
 
 def places(runs: int) -> int:

@@ -166,7 +166,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             raise UserError("the model has no parameter that requires a gradient, so there is nothing to train")
         self._model, self._loss, self._micro_batch = model, loss, micro_batch
         self._schedules = {name: setting for name, setting in settings.items() if callable(setting)}
-        self._linearizer = Linearizer(curvature, structural)
+        self.linearizer = Linearizer(curvature, structural)  # optimizers of one kind, model and loss may share it
         self._checked = False
         numbers = {name: at(setting, 0) for name, setting in settings.items()}
         super().__init__(trained, {**numbers, "seed": seed, "step": 0})
@@ -201,7 +201,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
         group = self._group()
         objective = self._objective(inputs, targets, "step")
         other = objective if around is None else self._objective(*around, "curvature")
-        return Hood(objective, other, group, self._linearizer)
+        return Hood(objective, other, group, self.linearizer)
 
     def _objective(self, inputs: Any, targets: Any, purpose: str) -> Objective:
         group = self.param_groups[0]

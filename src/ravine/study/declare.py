@@ -3,6 +3,7 @@
 import hashlib
 import math
 import platform
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,7 @@ import psutil
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ravine import __version__, rules
+from ravine import __version__
 from ravine.errors import UserError
 from ravine.fleet.choose import Choice
 from ravine.fleet.train import DIVERGED, PATIENCE, Executor, evaluation_steps
@@ -161,6 +162,16 @@ def check_words(methods: tuple[str, ...], baseline: str, **counts: float | None)
     return methods if baseline in methods else (baseline, *methods)
 
 
+def check_curvature(methods: Sequence[str], problem: Problem) -> None:
+    """Raises UserError if a method needs the Gauss-Newton matrix of a loss that has none."""
+    for name in methods:
+        if registry.get(name).second_order and problem.loss is None:
+            raise UserError(
+                f"problem '{problem.name}' has a batch_loss=, and {name} needs to see the outputs: write it with loss="
+                " (outputs, targets), or leave the method out"
+            )
+
+
 def endpoint_of(problem: Problem, name: str | None, margin: float | None, smallest_loss: float) -> Endpoint:
     """The primary endpoint: the metric of that name, else the first that the problem declares, else the loss.
 
@@ -200,7 +211,7 @@ def current_of(problem: Problem) -> dict[str, str | float] | None:
     if problem.current is None:
         return None
     method = registry.get(str(problem.current["method"]))
-    known = rules.get(method.rule).hyper
+    known = method.hyper
     checked: dict[str, str | float] = {"method": method.name}
     for name, value in problem.current.items():
         if name == "method":

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
+from ravine import rules
 from ravine.errors import UserError
+from ravine.fleet.second_order import SECOND_ORDER
+from ravine.rules.base import Hyper as Range
 
 Hyper: TypeAlias = tuple[tuple[str, float], ...]  # sorted by name, so that equal settings are equal tuples
 
@@ -38,8 +41,9 @@ class Face:
 
 @dataclass(frozen=True)
 class Method:
-    """A rule with its search space and its cost per step in gradient equivalents.
+    """A rule, or a Hessian-free optimizer, with its search space and its cost per step in gradient equivalents.
 
+    A step of a study is one gradient on a batch, so a Hessian-free optimizer takes many for one of its own.
     `axes`: the learning rate first; `defaults`: the untuned setting of the searched hyper-parameters; `fixed`: those
     that are never searched.
     """
@@ -53,14 +57,31 @@ class Method:
     cost: float = 1.0
 
     @property
+    def second_order(self) -> bool:
+        """Whether it is a Hessian-free optimizer."""
+        return self.rule in SECOND_ORDER
+
+    @property
+    def hyper(self) -> Mapping[str, Range]:
+        """Every hyper-parameter with its range."""
+        return SECOND_ORDER[self.rule].hyper if self.second_order else rules.get(self.rule).hyper
+
+    @property
+    def documented(self) -> type:
+        """The class whose docstring says what it does."""
+        return SECOND_ORDER[self.rule].optimizer if self.second_order else type(rules.get(self.rule))
+
+    @property
     def anchors(self) -> dict[str, float]:
         """What stays put while only the learning rate moves."""
         return {axis.name: axis.anchor for axis in self.axes if axis.anchor is not None}
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """One sentence per hyper-parameter that is held fixed."""
-        return tuple(f"{self.name}: {name} is held at {value:g}, not tuned." for name, value in self.fixed.items())
+        """One sentence per hyper-parameter that is held fixed, and what a learning rate is to a Hessian-free method."""
+        held = [f"{self.name}: {name} is held at {value:g}, not tuned." for name, value in self.fixed.items()]
+        meant = [f"{self.name}: its lr is 1 / damping at the start; a step costs it many gradients, all counted."]
+        return (*held, *(meant if self.second_order else ()))
 
 
 _LR = Axis("lr", "lr")
@@ -69,6 +90,7 @@ _BETA1 = Axis("beta1", "complement", anchor=0.9)
 _CONTAINS_SGD = Face("sgd", "momentum", 0.0)
 _MOMENTA = (_LR, _MOMENTUM)
 _BETAS = (_LR, _BETA1)
+_HESSIAN_FREE = {"cg_steps": 20.0, "damping_factor": 1.5, "preconditioner_power": 0.75}
 _ADAM = {"beta2": 0.999, "eps": 1e-8}
 
 
@@ -121,6 +143,14 @@ METHODS: dict[str, Method] = {
         Method("nadam", "nadam", _BETAS, _untuned(lr=2e-3, beta1=0.9), fixed={**_ADAM, "momentum_decay": 4e-3}),
         Method("adamomentum", "adamomentum", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed=_ADAM),
         Method("adamp", "adamp", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed={**_ADAM, "delta": 0.1, "wd_ratio": 0.1}),
+        Method("hessian-free", "hessian-free", (_LR,), _untuned(lr=1.0), fixed={**_HESSIAN_FREE, "cg_decay": 0.95}),
+        Method(
+            "momentum-hessian-free",
+            "momentum-hessian-free",
+            _MOMENTA,
+            _untuned(lr=1.0, momentum=0.95),
+            fixed=_HESSIAN_FREE,
+        ),
     )
 }
 

@@ -77,6 +77,7 @@ def check_question(asked: Question) -> Words:
     if not isinstance(given, Problem) and str(given).endswith(".py"):
         given = Path(given).expanduser().resolve()
     problem = load(given, batch_size=asked.batch_size, steps=asked.steps)
+    declare.check_curvature(methods, problem)
     data = prepare(problem)
     smallest_loss = check(problem, data)
     endpoint = declare.endpoint_of(problem, asked.endpoint, asked.margin, smallest_loss)

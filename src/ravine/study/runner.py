@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from ravine import rules
 from ravine.errors import WorkError
 from ravine.fleet.train import Trial, Work, checkpoint_files
 from ravine.study import methods as registry
@@ -48,7 +47,7 @@ class Curves:
 def full_hyper(run: Run) -> dict[str, float]:
     """Every hyper-parameter of a run's rule: the rule's defaults, what the method holds fixed, what the run says."""
     method = registry.get(run.method)
-    defaults = {name: one.default for name, one in rules.get(method.rule).hyper.items() if one.default is not None}
+    defaults = {name: one.default for name, one in method.hyper.items() if one.default is not None}
     return {**defaults, **method.fixed, **dict(run.hyper)}
 
 
@@ -174,17 +173,19 @@ class Runner:
             groups.setdefault((phase, run.method, run.steps, run.test), []).append(run)
         execution = self._declaration.execution
         for (phase, method, steps, _), runs in groups.items():
-            for part, members in enumerate(split(runs, execution.size, execution.workers)):
+            size = 1 if registry.get(method).second_order else execution.size
+            for part, members in enumerate(split(runs, size, execution.workers)):
                 yield Chunk(f"{self._round:02d}-{phase}-{method}-{steps}-{part:03d}", phase, tuple(members))
 
     def _work(self, members: Sequence[Run]) -> Work:
         first = members[0]
+        method = registry.get(first.method)
         return Work(
-            rule=registry.get(first.method).rule,
+            rule=method.rule,
             trials=tuple(Trial(run.seed, full_hyper(run)) for run in members),
             steps=first.steps,
             test=first.test,
-            executor=self._declaration.execution.executor,
+            executor="single" if method.second_order else self._declaration.execution.executor,
             budget=self._declaration.steps,
         )
 
@@ -193,7 +194,7 @@ def split(runs: Sequence[Run], size: int, workers: int) -> list[Sequence[Run]]:
     """Chunks of nearly equal length, at most `size`; as many for every worker, where each can have 16 runs or more."""
     count = math.ceil(len(runs) / size)
     if len(runs) >= 16 * workers:
-        count = workers * math.ceil(count / workers)
+        count = min(workers * math.ceil(count / workers), len(runs))
     bounds = [round(k * len(runs) / count) for k in range(count + 1)]
     return [runs[a:b] for a, b in itertools.pairwise(bounds)]
 

@@ -19,10 +19,11 @@ import torch
 from ravine import rules
 from ravine.errors import UserError
 from ravine.fleet.choose import Choice, choose, seconds_of
+from ravine.fleet.second_order import SecondOrder
 from ravine.fleet.single import Single
 from ravine.fleet.stacked import Program, Stacked
 from ravine.fleet.task import Task
-from ravine.fleet.train import Executor, Record, Work, train
+from ravine.fleet.train import Executor, Record, Work, alone, train
 from ravine.problems import Problem, digest, prepare
 from ravine.problems.loading import load
 from ravine.problems.usercode import UserCode
@@ -113,8 +114,8 @@ def choose_executor(free_bytes: float, forced: Executor | None, run_steps: int) 
     choice = choose(ready.task, ready.program, free_bytes, forced, run_steps)
     if choice.seconds:
         return choice
-    alone = Single(ready.task, rules.get("momentum"), 0, {"lr": 1e-3, "momentum": 0.9})
-    return replace(choice, seconds={"single": seconds_of(alone)})
+    usual = Single(ready.task, rules.get("momentum"), 0, {"lr": 1e-3, "momentum": 0.9})
+    return replace(choice, seconds={"single": seconds_of(usual)})
 
 
 def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
@@ -133,8 +134,9 @@ def train_chunk(number: int, work: Work, checkpoint: Path | None) -> Trained:
 
 
 def step_seconds(rule: str, hyper: dict[str, float]) -> float:
-    """Seconds of one step of one run trained alone with the drop-in optimizer."""
-    return seconds_of(Single(_ready().task, rules.get(rule), 0, hyper))
+    """Seconds of one gradient, step and all, of one run trained alone with the drop-in optimizer."""
+    run = alone(_ready().task, rule, 0, hyper)
+    return run.seconds_per_gradient() if isinstance(run, SecondOrder) else seconds_of(run)
 
 
 def stack_seconds(rule: str, hyper: dict[str, float], size: int, compiled: bool) -> float:
