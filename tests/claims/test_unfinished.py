@@ -28,9 +28,16 @@ def breaks(_: object) -> Evidence:
     raise RuntimeError("shapes\n  do not fit")
 
 
+def divides(_: object) -> Evidence:
+    return Evidence([criteria.exact("no run is left", 1.0 / len([]), 0.0, "runs")])
+
+
 @pytest.fixture(autouse=True)
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {name: claim(name, work) for name, work in (("data", lacks), ("torch", breaks), ("good", fine))}
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {
+        name: claim(name, work)
+        for name, work in (("data", lacks), ("torch", breaks), ("zero", divides), ("good", fine))
+    }
     monkeypatch.setattr(claims, "CLAIMS", MappingProxyType(found))
 
 
@@ -38,8 +45,9 @@ def test_the_others_are_investigated_and_the_index_says_which_are_not(tmp_path: 
     with pytest.raises(Unfinished) as stopped:
         reproduce(out=tmp_path)
     assert str(stopped.value) == (
-        "2 of 3 claims could not be investigated: "
-        "data (no data here; fetch them with `ravine data fetch mnist`); torch (shapes do not fit)"
+        "3 of 4 claims could not be investigated: "
+        "data (no data here; fetch them with `ravine data fetch mnist`); torch (shapes do not fit); "
+        "zero (float division by zero)"
     )
     assert [result["claim"] for result in stopped.value.results] == ["good"]
     index = (tmp_path / "quick" / "index.html").read_text()
@@ -53,7 +61,7 @@ def test_the_command_prints_the_others_and_exits_with_1(tmp_path: Path, capsys: 
     assert stopped.value.code == 1
     printed, told = capsys.readouterr()
     assert [result["claim"] for result in json.loads(printed)] == ["good"]
-    assert "2 of 3 claims could not be investigated: data (no data here" in told
+    assert "3 of 4 claims could not be investigated: data (no data here" in told
 
 
 def test_one_claim_alone_says_its_own_error(tmp_path: Path) -> None:

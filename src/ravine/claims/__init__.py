@@ -76,6 +76,10 @@ CLAIMS: Mapping[str, Claim] = {claim.name: claim for paper in PAPERS for claim i
 """Every claim by its name."""
 
 
+FAILURES = (ValueError, RuntimeError, ArithmeticError, MemoryError)
+"""What ends a claim and not the others; our errors are of the first two kinds, as those of torch, numpy and scipy."""
+
+
 class Unfinished(WorkError):
     """Some claims could not be investigated. `results`: what `reproduce` found of the others."""
 
@@ -123,10 +127,7 @@ def reproduce(
     for name in chosen:
         try:
             results.append(_investigated(name, budget, directory, device, workers, listener or _Silent(), fresh_pilot))
-        except (
-            ValueError,
-            RuntimeError,
-        ) as error:  # ours (UserError, WorkError), and what torch, numpy and scipy raise
+        except FAILURES as error:
             if len(chosen) == 1:
                 raise
             failures[name] = " ".join(str(error).split())
