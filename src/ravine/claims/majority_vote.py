@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ PAPER = "Bernstein et al., ICLR 2019 (arXiv 1810.05291)"
 LEARNS, FAILS = 0.2, 0.5  # test errors
 MOMENTUM = 0.9
 PROCESSES = 3
+PATIENCE = timedelta(minutes=5)  # with a process that does not come, or does not answer
 EQUAL_STEPS = 20  # later, rounding may have turned a sign
 LAYER = 2_000  # units of the layer on which bytes are counted, and its inputs
 GRIDS: Mapping[str, Sequence[float]] = {
@@ -197,7 +199,7 @@ def _work(rank: int, meeting: str, jobs: Sequence[Job]) -> tuple[list[Tensor], d
     torch.set_num_threads(1)
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=PROCESSES, timeout=PATIENCE)
     try:
         return [_trained(rank, job) for job in jobs], _bytes()
     finally:
