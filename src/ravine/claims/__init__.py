@@ -1,6 +1,6 @@
 """Claims of papers about momentum that anyone can re-run: `ravine reproduce`.
 
-Each file of this package holds the claims of one paper in a tuple `CLAIMS`. A claim is a sentence, what each budget
+Each module named in `PAPERS` holds the claims of one paper in a tuple `CLAIMS`. A claim is a sentence, what each budget
 runs, and a function that brings the evidence; its criteria stand in the code before anything is run.
 """
 

@@ -1,0 +1,44 @@
+"""Claims at a size of seconds, one run at a time; what they find is worth nothing."""
+
+from typing import Any
+
+import pytest
+
+from ravine.claims.sutskever import autoencoders, initialization
+from ravine.claims.sutskever.shared import Scale
+from ravine.fleet.choose import Choice
+from ravine.problems import Problem
+from ravine.problems.autoencoders import autoencoder
+from ravine.problems.curves import draw_curves
+from ravine.study.engine import LocalEngine
+
+TINY = {
+    "quick": Scale(("curves",), 60, 2, 2),
+    "evening": Scale(("curves",), 60, 2, 2),
+    "paper": Scale(("curves",), 60, 2, 2),
+}
+
+
+def tiny_curves(scale: float = 1.0) -> Problem:
+    pictures = draw_curves(64, 0)
+    words: dict[str, Any] = {"output": "logistic", "steps": 60, "validation": pictures, "scale": scale}
+    return autoencoder("curves-small", (784, 12, 3), pictures, pictures, **words)
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LocalEngine, "choose", lambda *_: Choice("single", 1, "no time to measure"))
+
+
+@pytest.fixture
+def small(one_by_one: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claims on autoencoders."""
+    monkeypatch.setattr(autoencoders, "load", lambda name: tiny_curves())
+    table = {"0": 0.48, "0.5N": 0.16, "0.6N": 0.1, "0.5M": 0.15, "0.6M": 0.1}
+    monkeypatch.setattr(autoencoders, "TASKS", {"curves": table})
+    monkeypatch.setattr(initialization, "small_curves_autoencoder", tiny_curves)
+    monkeypatch.setattr(initialization, "INITIALIZATIONS", TINY)
+    for module in (autoencoders, initialization):
+        monkeypatch.setattr(module, "AUTOENCODERS", TINY)
+        monkeypatch.setattr(module, "RATES", (0.005, 0.001))
+        monkeypatch.setattr(module, "MOMENTA", (0.5, 0.6))
