@@ -69,3 +69,7 @@ def test_a_claim_is_as_good_as_its_worst_finding() -> None:
     assert Evidence([good, good]).outcome == "reproduced"
     assert Evidence([good, open_]).outcome == "not reproduced"
     assert Evidence([good, open_, bad]).outcome == "contradicted"
+
+
+def test_a_cell_is_a_mean_with_its_interval() -> None:
+    assert criteria.shown([1.0, 2.0, 3.0]) == "2 ± 2.5"

@@ -89,10 +89,6 @@ def test_a_sweep_trains_what_a_training_does() -> None:
     assert set(every_seed(3, 9)[:3]).isdisjoint(every_seed(3, 9)[3:])
 
 
-def test_a_cell_is_a_mean_with_its_interval() -> None:
-    assert nets.shown([1.0, 2.0, 3.0]) == "2 ± 2.5"
-
-
 def test_random_scales_are_those_of_the_seed() -> None:
     """One step from m = 0 along the first gradient: s times that of momentum in EMA form."""
     first: dict[str, float | Tensor | Callable[[int], float | Tensor]] = {"lr": column([1e-5]), "momentum": 0.9}

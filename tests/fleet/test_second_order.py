@@ -79,7 +79,7 @@ def trained(made: Any, work: Work, *words: Any) -> list[Record]:
 @methods
 def test_every_hyper_parameter_changes_the_outcome(name: str) -> None:
     made = task(problem(dense))
-    others = {"lr": 0.2, "cg_steps": 1.0, "damping_factor": 3.0, "preconditioner_power": 0.2}
+    others = {"lr": 0.2, "cg_steps": 1.0, "damping_factor": 3.0, "preconditioner_power": 0.2, "step_size": 0.5}
     others |= {other: 0.3 for other in ("cg_decay", "momentum") if other in HYPER[name]}
     assert set(others) == set(HYPER[name])
 

@@ -16,8 +16,9 @@ from ravine import rules
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Arm, Laboratory
-from ravine.claims.nets import ERROR, shown
+from ravine.claims.nets import ERROR
 from ravine.metrics import Metric, accuracy
 from ravine.problems import Problem
 from ravine.problems.digits import digits

@@ -26,6 +26,12 @@ def interval(values: Sequence[float]) -> tuple[float, tuple[float, float]]:
     return mean, (mean - half, mean + half)
 
 
+def shown(values: Sequence[float]) -> str:
+    """Mean and half the width of its interval: a cell of a table."""
+    mean, (_, high) = interval(values)
+    return f"{mean:.4g} ± {high - mean:.2g}"
+
+
 def lower(statement: str, lower: Sequence[float], upper: Sequence[float]) -> Finding:
     """That errors of the first kind are lower than those of the second, by their ratio, seed by seed."""
     return _ratio(statement, lower, upper, 1.0, "the interval of the ratio lies below 1")

@@ -18,8 +18,9 @@ from torch import Tensor
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import PILOT_SEED, Laboratory
-from ravine.claims.nets import rows_of_digits, shown
+from ravine.claims.nets import rows_of_digits
 from ravine.claims.rows import DenseNets, Descent, gradients, minibatches
 
 PIXELS = 64

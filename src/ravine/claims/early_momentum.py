@@ -17,8 +17,8 @@ from torch import Tensor
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import shown
 from ravine.claims.rows import Descent
 
 LR, MOMENTUM = 0.05, 0.9

@@ -20,8 +20,9 @@ from ravine import rules
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, SAME, column, every_seed, shown, train
+from ravine.claims.nets import ERROR, SAME, column, every_seed, train
 from ravine.claims.rows import Descent
 from ravine.report.theme import colours, layered
 from ravine.rules import Rule

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from ravine.claims.claim import Budget
+from ravine.fleet.second_order import SECOND_ORDER
 from ravine.fleet.train import Trial, Work, checkpoint_files
 from ravine.problems import Problem
 from ravine.schedules import Setting, to_dict
@@ -153,9 +154,9 @@ class Laboratory:
             choice = engine.choose(None, total)
             size = min(choice.size, math.ceil(len(missing) / self.workers))
             works: dict[str, tuple[Work, list[str]]] = {}
-            for keys in _parts(missing, size):
+            for rule, keys in _parts(missing, size):
                 trials = tuple(Trial(missing[key][1], dict(missing[key][0].hyper)) for key in keys)
-                work = Work(missing[keys[0]][0].rule, trials, steps, False, choice.executor)
+                work = Work(rule, trials, steps, False, "single" if rule in SECOND_ORDER else choice.executor)
                 works[hashlib.sha256("".join(keys).encode()).hexdigest()[:16]] = (work, keys)
             given = [(name, work) for name, (work, _) in works.items()]
 
@@ -194,7 +195,7 @@ class Laboratory:
             tried = [Arm(f"{arm.label} {arm.hyper['lr']:g}", arm.rule, arm.hyper) for arm in trained]
             runs = self.train(problem, tried, range(PILOT_SEED, PILOT_SEED + seeds), steps)
             table = {label: {f"{rate:g}": _mean(runs.errors(f"{label} {rate:g}")) for rate in grid} for label in arms}
-        self.pilots[name] = table
+        self.pilots[name] = self.pilots.get(name, {}) | table
         self.store.write_json("pilot.json", self.pilots)
         return {label: float(min(table[label], key=lambda rate: table[label][rate])) for label in arms}
 
@@ -217,15 +218,15 @@ def committed_pilot(name: str) -> dict[str, dict[str, float]] | None:
     return None
 
 
-def _parts(missing: Mapping[str, tuple[Arm, int]], size: int) -> Iterator[list[str]]:
-    """The runs of each rule in parts of a size."""
+def _parts(missing: Mapping[str, tuple[Arm, int]], size: int) -> Iterator[tuple[str, list[str]]]:
+    """The runs of each rule in parts of a size; Hessian-free ones are alone."""
 
     def rule_of(key: str) -> str:
         return missing[key][0].rule
 
-    for _, keys in groupby(sorted(missing, key=rule_of), rule_of):
-        every = list(keys)
-        yield from (every[k : k + size] for k in range(0, len(every), size))
+    for rule, keys in groupby(sorted(missing, key=rule_of), rule_of):
+        every, part = list(keys), 1 if rule in SECOND_ORDER else size
+        yield from ((rule, every[k : k + part]) for k in range(0, len(every), part))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -17,8 +17,9 @@ from ravine.claims import crew, criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
 from ravine.claims.crew import Scale, Tuned
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, rows_of_digits, shown
+from ravine.claims.nets import ERROR, rows_of_digits
 from ravine.claims.rows import Descent
 
 MOMENTUM = 0.9  # heavy-ball form

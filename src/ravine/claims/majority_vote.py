@@ -27,8 +27,9 @@ from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
 from ravine.claims.crew import Method, Scale, drawn, judged, slopes, trained, tuned
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, NET, SAME, rows_of_digits, shown
+from ravine.claims.nets import ERROR, NET, SAME, rows_of_digits
 from ravine.claims.rows import Descent
 from ravine.claims.signsgd import NOISE, SIGN_RATE, starts
 from ravine.distributed import MajorityVote, ballots, majority, majority_vote_hook

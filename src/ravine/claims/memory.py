@@ -16,8 +16,9 @@ from torch import Tensor
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import rows_of_digits, shown
+from ravine.claims.nets import rows_of_digits
 from ravine.claims.rows import DenseNets, Descent, cross_entropy, gradients, minibatches
 
 NET = DenseNets((64, 32, 10))

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ravine import rules
-from ravine.claims import criteria
 from ravine.claims.charts import series
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import PILOT_SEED, Arm, Laboratory
 from ravine.claims.rows import DenseNets, Descent, accuracy, cross_entropy, gradients, minibatches
 from ravine.metrics import Metric
@@ -232,9 +232,3 @@ def _in_fleets(
     error = torch.tensor([runs.errors(arm.label) for arm in arms], dtype=torch.float64)[:, place]
     loss = torch.tensor([runs.losses(arm.label) for arm in arms], dtype=torch.float64)[:, place]
     return Trained(torch.where(loss.isfinite(), loss, LOST[0]), error)
-
-
-def shown(values: Sequence[float]) -> str:
-    """Mean and half the width of its interval: a cell of a table."""
-    mean, (_, high) = criteria.interval(values)
-    return f"{mean:.4g} ± {high - mean:.2g}"

@@ -16,8 +16,9 @@ from torch import Tensor
 from ravine.claims import criteria
 from ravine.claims.charts import figure
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, NET, SAME, Field, rows_of_digits, shown, sweep
+from ravine.claims.nets import ERROR, NET, SAME, Field, rows_of_digits, sweep
 from ravine.claims.rows import cross_entropy, gradients
 from ravine.schedules import Cosine, ExponentialScale
 

@@ -17,8 +17,9 @@ from ravine import rules
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, Field, every_seed, shown, sweep
+from ravine.claims.nets import ERROR, Field, every_seed, sweep
 from ravine.rules import Rule
 from ravine.rules.filters import GAINS, FilteredDescent
 from ravine.schedules import Cosine

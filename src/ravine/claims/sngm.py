@@ -15,8 +15,9 @@ from torch import Tensor
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, LOSS, SAME, Field, Sweep, shown, sweep
+from ravine.claims.nets import ERROR, LOSS, SAME, Field, Sweep, sweep
 from ravine.claims.rows import Descent
 from ravine.schedules import Polynomial
 

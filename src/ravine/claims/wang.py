@@ -23,8 +23,9 @@ from ravine import optim, rules
 from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
+from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Laboratory
-from ravine.claims.nets import ERROR, LOSS, SAME, Field, Sweep, column, every_seed, shown, sweep, train
+from ravine.claims.nets import ERROR, LOSS, SAME, Field, Sweep, column, every_seed, sweep, train
 from ravine.claims.rows import Descent, cross_entropy
 from ravine.fleet.keys import seeded
 from ravine.problems.minilm import pretrained, tokens, vocabulary

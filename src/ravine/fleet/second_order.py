@@ -40,6 +40,7 @@ _SHARED = {
     "cg_steps": Hyper(20.0, 1.0, float("inf"), meaning="largest number of steps of conjugate gradients"),
     "damping_factor": Hyper(1.5, 1.0, float("inf"), meaning="factor by which the damping rises and falls"),
     "preconditioner_power": Hyper(0.75, 0.0, 2.0, meaning="power of the preconditioner"),
+    "step_size": Hyper(1.0, 0.0, float("inf"), low_open=True, meaning="rate of a step, the first of a line search"),
 }
 
 _START = "share of the last direction from which conjugate gradients start"
@@ -68,12 +69,9 @@ class SecondOrder(Alone):
         super().__init__(task, seed)
         problem = task.problem
         assert problem.loss is not None  # which declarations check
-        settings: dict[str, Any] = {
-            **hyper,
-            "damping": 1 / at(hyper["lr"], 0),
-            "cg_steps": int(at(hyper["cg_steps"], 0)),
-        }
-        del settings["lr"]
+        settings: dict[str, Any] = dict(hyper)
+        settings["damping"], settings["lr"] = 1 / at(hyper["lr"], 0), settings.pop("step_size")
+        settings["cg_steps"] = int(at(hyper["cg_steps"], 0))
         self._optimizer: Optimizer = SECOND_ORDER[name].optimizer(
             self._loss.model,
             problem.loss,

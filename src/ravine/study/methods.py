@@ -90,7 +90,7 @@ _BETA1 = Axis("beta1", "complement", anchor=0.9)
 _CONTAINS_SGD = Face("sgd", "momentum", 0.0)
 _MOMENTA = (_LR, _MOMENTUM)
 _BETAS = (_LR, _BETA1)
-_HESSIAN_FREE = {"cg_steps": 20.0, "damping_factor": 1.5, "preconditioner_power": 0.75}
+_HESSIAN_FREE = {"cg_steps": 20.0, "damping_factor": 1.5, "preconditioner_power": 0.75, "step_size": 1.0}
 _ADAM = {"beta2": 0.999, "eps": 1e-8}
 
 
