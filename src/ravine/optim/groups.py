@@ -73,15 +73,19 @@ class Reading:
     """The numbers of a group as they were read: they hold while the group holds the same objects, and no other."""
 
     def __init__(self, group: Group, numbers: dict[str, float]) -> None:
-        self.numbers = numbers
-        self.size, self.held = len(group), operator.itemgetter(*(name for name in group if name != "step"))
+        self.numbers, self.names = numbers, tuple(group)
+        self.held = operator.itemgetter(*(name for name in group if name != "step"))
         self.values = self.held(group)
-        others = [value for value in self.values if value is not group["params"] and value is not group["schedules"]]
-        self.lasting = not group["schedules"] and all(map(immutable, others))
+        self.lasting = all(immutable(value) for name, value in group.items() if name not in {*OTHERS, "schedules"})
 
     def holds(self, group: Group) -> bool:
         """Whether reading the group again would give the same."""
-        return self.lasting and len(group) == self.size and all(map(operator.is_, self.held(group), self.values))
+        return (
+            self.lasting
+            and not group["schedules"]
+            and tuple(group) == self.names
+            and all(map(operator.is_, self.held(group), self.values))
+        )
 
 
 def unpacked(options: Mapping[str, Any]) -> dict[str, Any]:
