@@ -44,7 +44,7 @@ def assert_the_pilot_fits(problem: str, arms: Mapping[str, Callable[[float], Arm
     if table is None:  # then quick searches itself
         return
     assert set(table) == set(arms)
-    assert all(list(row) == [f"{rate:g}" for rate in grid] for row in table.values())
+    assert all(set(row) == {f"{rate:g}" for rate in grid} for row in table.values())
 
 
 def dense_module(nets: DenseNets, row: Tensor) -> nn.Sequential:
