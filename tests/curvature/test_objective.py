@@ -3,12 +3,14 @@
 import copy
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cases_measure import data, dense, dense_hessian, objective
 from ravine.curvature import Objective, gauss_newton, hessian
@@ -195,6 +197,24 @@ def test_mode_eval_measures_without_dropout() -> None:
     torch.testing.assert_close(measured, F.cross_entropy(model.eval()(x), y).detach())
 
 
+def test_mode_train_leaves_frozen_layers_frozen() -> None:
+    """Also while the model is in eval mode between two measurements."""
+    torch.manual_seed(0)
+    model = normalized().double()
+    norm = model[1].eval()
+    x, y = data(12)
+    found = Objective(model, [(x, y)], loss=F.cross_entropy)
+    seen: list[tuple[bool, bool]] = []
+    norm.register_forward_hook(lambda module, given, returned: seen.append((module.training, model.training)))
+    frozen = found.loss()
+    model.eval()
+    torch.testing.assert_close(found.loss(), frozen)
+    assert seen == [(False, True), (False, True)]
+    assert not norm.training and not model.training
+    thawed = Objective(model.train(), [(x, y)], loss=F.cross_entropy)
+    assert not torch.isclose(thawed.loss(), frozen)
+
+
 class Restless(nn.Module):
     """Draws from a generator of its own."""
 
@@ -230,6 +250,41 @@ def wrong(**changes: object) -> Objective:
 def test_wrong_use_gets_a_sentence(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         wrong(**changes)
+
+
+class Once(torch.autograd.Function):
+    """x -> x^2, with a backward pass that may not be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * slope  # type: ignore[no-any-return]
+
+
+class Square(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Once.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("matrix", [hessian, gauss_newton])
+@pytest.mark.parametrize("place", ["loss", "first layer", "last layer"])
+def test_what_can_be_differentiated_once_gets_a_sentence(matrix: Callable[[Objective], object], place: str) -> None:
+    """torch gives the Hessian of such a loss as zero, without a word."""
+    last = [nn.Linear(4, 3), Square()]
+    layers: list[nn.Module] = [nn.Linear(4, 3)] if place == "loss" else last
+    model = nn.Sequential(*layers, *([nn.Linear(3, 3)] if place == "first layer" else [])).double()
+    x, y = data(12)
+    loss = (lambda z, y: Square()(z).sum(1).mean()) if place == "loss" else F.cross_entropy
+    found = Objective(model, [(x, y)], loss=loss)
+    assert found.gradient().norm() > 0
+    with pytest.raises(UserError, match="'Once' is marked once_differentiable"):
+        matrix(found)
 
 
 def test_gauss_newton_needs_outputs_and_loss_apart() -> None:

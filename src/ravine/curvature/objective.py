@@ -55,8 +55,9 @@ class Objective:
     loss: (outputs, targets) -> the mean over the batch, for batches (inputs, targets) with outputs = model(inputs).
     batch_loss: (model, batch) -> the mean over the batch, in its place; it has no Gauss-Newton matrix.
     micro_batch: rows at once. BatchNorm then takes its statistics over these rows, as in training with that batch.
-    mode: "train"; "eval" for the loss without dropout and with the running statistics of BatchNorm; "kept" leaves
-        every module in the mode that it is in.
+    mode: "train", in which every module is always in the mode that it is in now, so that a BatchNorm layer in eval
+        mode stays frozen; "eval" for the loss without dropout and with the running statistics of BatchNorm; "kept"
+        leaves every module in the mode that it is in at each pass.
     seed: of the draws inside the model, which are the same at every pass.
     check: run `check`, four passes over the first part.
 
@@ -85,6 +86,7 @@ class Objective:
                 "or pass mode='eval' if you mean the loss without dropout"
             )
         self.model, self.mode = model, mode
+        self._training = [(module, module.training) for module in model.modules()]
         self._loss, self._batch_loss = loss, batch_loss
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
@@ -263,8 +265,11 @@ class Objective:
     def fixed(self, part: Part) -> Iterator[None]:
         """Inside it the model draws what it always draws on this part; after it the model is as before."""
         with seeded(part.seed, self.device), unchanged(self.model), twice_differentiable(self.model):
-            if self.mode != "kept":
-                self.model.train(self.mode == "train")
+            if self.mode == "eval":
+                self.model.eval()
+            elif self.mode == "train":
+                for module, training in self._training:
+                    module.training = training
             yield
 
     def split(self, vectors: Tensor) -> list[Tensor]:

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from ravine.errors import UserError
@@ -26,8 +27,17 @@ Parts: TypeAlias = Callable[[Sequence[Tensor]], list[Tensor]]
 """Vectors as a tensor (k, *shape) per parameter -> their products with a matrix, likewise."""
 
 
+@once_differentiable
+def _marked(context: object) -> None:
+    """Has the code that the mark puts around a backward pass."""
+
+
+_MARK = getattr(_marked, "__code__")  # noqa: B009  # its type says only that it can be called
+
+
 def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Parts:
     """The products with the Hessian of a loss, a scalar with a graph."""
+    require_twice_differentiable([loss])
     slopes = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     wanted = [k for k, slope in enumerate(slopes) if slope is not None]
     heads = [slope for slope in slopes if slope is not None]
@@ -40,6 +50,7 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Parts:
 
 def gauss_newton_product(heads: Sequence[Tensor], parameters: Sequence[Tensor], bend: Parts) -> Parts:
     """J' B J v: J of the heads (tensors with a graph) by the parameters, B v = bend(v) a matrix between heads."""
+    require_twice_differentiable(heads)
     # Linear in the weights on the heads, so that its transpose is J.
     weights = [torch.zeros_like(head, requires_grad=True) for head in heads]
     pulled = torch.autograd.grad(heads, parameters, weights, create_graph=True, allow_unused=True)
@@ -66,6 +77,7 @@ def curved_loss(
             "numbers or run under torch.no_grad()"
         )
     value = loss(free)
+    require_twice_differentiable([value])
     slopes = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True, allow_unused=True)
     if kind == "empirical-fisher":
         return value, heads, _outer([slope.detach() for slope in slopes], rows)
@@ -102,6 +114,27 @@ def require_rows(output: Tensor, rows: int) -> None:
             f"an output of the model has shape {tuple(output.shape)} on {rows} rows, and squared gradients and the "
             "empirical Fisher need a row per example: put the examples first, or do without them"
         )
+
+
+def require_twice_differentiable(heads: Sequence[Tensor]) -> None:
+    """Raise UserError if in the graph of some tensors is an autograd function marked as differentiable once.
+
+    torch objects only where its incoming gradient has a graph; at the end of a loss it has none, and the second
+    derivative would silently be zero.
+    """
+    ahead, seen = [head.grad_fn for head in heads], set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        made_by = getattr(node, "_forward_cls", None)  # of functions written in Python
+        if made_by is not None and getattr(made_by.backward, "__code__", None) is _MARK:
+            raise UserError(
+                f"the loss cannot be differentiated twice: the backward pass of '{made_by.__name__}' is marked "
+                "once_differentiable; use layers and losses of plain torch"
+            )
+        ahead += [before for before, _ in node.next_functions]
 
 
 def transposed(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:

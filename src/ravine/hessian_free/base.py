@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeAlias, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,22 @@ class Range:
     high: float = float("inf")
     low_open: bool = False
     count: bool = False
+
+
+NonNegative: TypeAlias = Annotated[Setting, Range()]
+Positive: TypeAlias = Annotated[Setting, Range(low_open=True)]
+Count: TypeAlias = Annotated[Setting, Range(count=True)]
+Factor: TypeAlias = Annotated[Setting, Range(low=1.0)]
+Fraction: TypeAlias = Annotated[Setting, Range(high=1.0)]
+OpenFraction: TypeAlias = Annotated[Setting, Range(high=1.0, low_open=True)]
+Power: TypeAlias = Annotated[Setting, Range(high=2.0)]
+
+
+def ranges_of(function: Callable[..., Any]) -> dict[str, Range]:
+    """The ranges in the annotations of a function, by the names of its arguments."""
+    hints = get_type_hints(function, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: mark for name, found in marks.items() for mark in found if isinstance(mark, Range)}
 
 
 class Hood:
@@ -139,12 +155,13 @@ class CurvatureOptimizer(torch.optim.Optimizer):
     """
 
     ranges: ClassVar[Mapping[str, Range]]
+    """Of the hyper-parameters, which are the arguments of ``__init__`` that have one."""
 
     def __init__(
         self,
         model: nn.Module,
         loss: Callable[[Any, Any], Tensor],
-        settings: Mapping[str, Setting],
+        given: Mapping[str, Any],
         *,
         curvature: Kind,
         structural: StructuralDamping | None,
@@ -159,6 +176,7 @@ class CurvatureOptimizer(torch.optim.Optimizer):
             raise UserError(f"there is no curvature {curvature!r}: choose from {', '.join(get_args(Kind))}")
         if micro_batch is not None:
             require_count("micro_batch", micro_batch)
+        settings: dict[str, Setting] = {name: given[name] for name in self.ranges}
         for name, setting in settings.items():
             self._require(name, setting)
         trained = [p for p in model.parameters() if p.requires_grad]

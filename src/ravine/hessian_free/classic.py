@@ -8,9 +8,21 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ravine.curvature import Kind, StructuralDamping
-from ravine.hessian_free.base import CurvatureOptimizer, Hood, Range, Step
+from ravine.hessian_free.base import (
+    Count,
+    CurvatureOptimizer,
+    Factor,
+    Fraction,
+    Hood,
+    NonNegative,
+    OpenFraction,
+    Positive,
+    Power,
+    Range,
+    Step,
+    ranges_of,
+)
 from ravine.hessian_free.search import backtrack, levenberg_marquardt, line_search
-from ravine.schedules.base import Setting
 
 
 class HessianFree(CurvatureOptimizer):
@@ -38,63 +50,38 @@ class HessianFree(CurvatureOptimizer):
     UserError in a sentence where the loss, the batch or a setting is wrong, or a gradient not finite.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "lr": Range(low_open=True),
-        "damping": Range(),
-        "damping_factor": Range(low=1.0),
-        "cg_steps": Range(count=True),
-        "cg_progress": Range(),
-        "cg_tolerance": Range(),
-        "cg_decay": Range(high=1.0),
-        "preconditioner_power": Range(high=2.0),
-        "armijo": Range(high=1.0),
-        "shrink": Range(high=1.0, low_open=True),
-        "weight_decay": Range(),
-    }
-
     def __init__(
         self,
         model: nn.Module,
         loss: Callable[[Any, Any], Tensor],
         *,
-        damping: Setting = 1.0,
-        damping_factor: Setting = 1.5,
-        cg_steps: Setting = 250,
-        cg_progress: Setting = 5e-4,
-        cg_tolerance: Setting = 0.0,
-        cg_decay: Setting = 0.95,
-        preconditioner_power: Setting = 0.75,
-        weight_decay: Setting = 0.0,
-        lr: Setting = 1.0,
-        armijo: Setting = 0.01,
-        shrink: Setting = 0.8,
+        damping: NonNegative = 1.0,
+        damping_factor: Factor = 1.5,
+        cg_steps: Count = 250,
+        cg_progress: NonNegative = 5e-4,
+        cg_tolerance: NonNegative = 0.0,
+        cg_decay: Fraction = 0.95,
+        preconditioner_power: Power = 0.75,
+        weight_decay: NonNegative = 0.0,
+        lr: Positive = 1.0,
+        armijo: Fraction = 0.01,
+        shrink: OpenFraction = 0.8,
         curvature: Kind = "gauss-newton",
         structural: StructuralDamping | None = None,
         micro_batch: int | None = None,
         seed: int = 0,
     ) -> None:
-        settings = {
-            "lr": lr,
-            "damping": damping,
-            "damping_factor": damping_factor,
-            "cg_steps": cg_steps,
-            "cg_progress": cg_progress,
-            "cg_tolerance": cg_tolerance,
-            "cg_decay": cg_decay,
-            "preconditioner_power": preconditioner_power,
-            "armijo": armijo,
-            "shrink": shrink,
-            "weight_decay": weight_decay,
-        }
         super().__init__(
             model,
             loss,
-            settings,
+            locals(),
             curvature=curvature,
             structural=structural,
             micro_batch=micro_batch,
             seed=seed,
         )
+
+    ranges: ClassVar[Mapping[str, Range]] = ranges_of(__init__)
 
     def step(  # type: ignore[override]  # a batch in place of a closure
         self, inputs: Any = None, targets: Any = None, *, curvature: tuple[Any, Any] | None = None

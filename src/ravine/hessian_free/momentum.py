@@ -9,9 +9,20 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ravine.curvature import Kind, StructuralDamping
-from ravine.hessian_free.base import CurvatureOptimizer, Hood, Range, Step
+from ravine.hessian_free.base import (
+    Count,
+    CurvatureOptimizer,
+    Factor,
+    Fraction,
+    Hood,
+    NonNegative,
+    Positive,
+    Power,
+    Range,
+    Step,
+    ranges_of,
+)
 from ravine.hessian_free.search import levenberg_marquardt
-from ravine.schedules.base import Setting
 
 
 class MomentumHessianFree(CurvatureOptimizer):
@@ -32,51 +43,34 @@ class MomentumHessianFree(CurvatureOptimizer):
     starts from zero.
     """
 
-    ranges: ClassVar[Mapping[str, Range]] = {
-        "lr": Range(low_open=True),
-        "momentum": Range(high=1.0),
-        "cg_steps": Range(count=True),
-        "damping": Range(),
-        "damping_factor": Range(low=1.0),
-        "preconditioner_power": Range(high=2.0),
-        "weight_decay": Range(),
-    }
-
     def __init__(
         self,
         model: nn.Module,
         loss: Callable[[Any, Any], Tensor],
         *,
-        lr: Setting = 1.0,
-        momentum: Setting = 0.95,
-        cg_steps: Setting = 50,
-        damping: Setting = 1.0,
-        damping_factor: Setting = 1.5,
-        preconditioner_power: Setting = 0.75,
-        weight_decay: Setting = 0.0,
+        lr: Positive = 1.0,
+        momentum: Fraction = 0.95,
+        cg_steps: Count = 50,
+        damping: NonNegative = 1.0,
+        damping_factor: Factor = 1.5,
+        preconditioner_power: Power = 0.75,
+        weight_decay: NonNegative = 0.0,
         curvature: Kind = "gauss-newton",
         structural: StructuralDamping | None = None,
         micro_batch: int | None = None,
         seed: int = 0,
     ) -> None:
-        settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "cg_steps": cg_steps,
-            "damping": damping,
-            "damping_factor": damping_factor,
-            "preconditioner_power": preconditioner_power,
-            "weight_decay": weight_decay,
-        }
         super().__init__(
             model,
             loss,
-            settings,
+            locals(),
             curvature=curvature,
             structural=structural,
             micro_batch=micro_batch,
             seed=seed,
         )
+
+    ranges: ClassVar[Mapping[str, Range]] = ranges_of(__init__)
 
     def step(self, inputs: Any = None, targets: Any = None) -> Step:  # type: ignore[override]
         """Take one step on a mini-batch, a row per example in dimension 0 of every tensor."""
