@@ -35,5 +35,5 @@ def test_the_claim_at_a_size_of_seconds(one_by_one: None, tmp_path: Path, monkey
     assert len(result["findings"]) == 4
     rows = {row[0]: row for row in result["tables"][0]["rows"]}
     assert list(rows) == ["1 CG", "50 CG", "two stages", "classic HF", "NAG"]
-    assert rows["1 CG"][3] == 9  # updates
+    assert rows["1 CG"][3] == 9  # updates, at 13 / 3 gradients each
     assert (tmp_path / "quick" / "sutskever-hf" / "the-dial.svg").stat().st_size > 1000

@@ -3,7 +3,7 @@
 A step solves for the direction by a few steps of conjugate gradients on a mini-batch, from the decayed last direction.
 The paper reports its errors beside Table 1 but not at equal cost; here every arm has the same number of gradients on a
 mini-batch, all passes counted (`ravine.hessian_free.Step.cost`), as in `ravine compare`. The learning rate of NAG, and
-1 / damping at the start of the others, are the best of a grid on other seeds.
+1 / damping of the others, are the best of a grid on other seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATES = (0.01, 0.1, 1.0, 10.0)
 """1 / damping at the start. The loss is summed over pixels, so Martens' own, 1 / 45, is within."""
 NAG_RATES = (0.05, 0.01, 0.005, 0.001, 0.0005)
 NAG_MOMENTUM = 0.99
-FIXED = {"damping_factor": 1.5, "preconditioner_power": 0.75}
+POWER = {"preconditioner_power": 0.75}
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,17 @@ SCALES: Mapping[Budget, Scale] = {
 
 
 def updates(gradients: int, cg_steps: int) -> int:
-    """About how many updates a number of gradients pays for: gradient, preconditioner, linearization, two losses."""
-    return round(gradients / (2 + 2 * LOSS_COST + LINEARIZATION_COST + cg_steps * PRODUCT_COST))
+    """How many updates a number of gradients pays for: gradient, preconditioner, linearization, loss, products."""
+    return round(gradients / (2 + LOSS_COST + LINEARIZATION_COST + cg_steps * PRODUCT_COST))
 
 
 def momentum_like(label: str, cg_steps: int, momentum: Setting, step_size: Setting = 1.0) -> Callable[[float], Arm]:
-    """Learning rate -> the arm with so many steps of conjugate gradients an update."""
-    hyper = {"cg_steps": float(cg_steps), "momentum": momentum, "step_size": step_size, **FIXED}
+    """Learning rate -> the arm with so many steps of conjugate gradients an update, its damping fixed.
+
+    On mini-batches the rule of Levenberg and Marquardt takes the damping of few steps to 0: so short a step is always
+    as good as its model says, on the batch that made it.
+    """
+    hyper = {"cg_steps": float(cg_steps), "momentum": momentum, "step_size": step_size, "damping_factor": 1.0, **POWER}
     return lambda lr: Arm(label, "momentum-hessian-free", {"lr": lr, **hyper})
 
 
@@ -95,7 +99,7 @@ def nesterov(gradients: int) -> Callable[[float], Arm]:
 
 def classic(lr: float) -> Arm:
     """Martens' method on the same mini-batches, with its line search."""
-    hyper = {"cg_steps": 250.0, "cg_decay": 0.95, "step_size": 1.0, **FIXED}
+    hyper = {"cg_steps": 250.0, "cg_decay": 0.95, "step_size": 1.0, "damping_factor": 1.5, **POWER}
     return Arm("classic HF", "hessian-free", {"lr": lr, **hyper})
 
 
