@@ -41,6 +41,7 @@ from ravine.optim import OF_RULE, RuleOptimizer, for_rule
 from ravine.study.declare import machine, versions
 
 Row: TypeAlias = dict[str, Any]
+Key: TypeAlias = tuple[str, int, int]
 Make: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 SHAPES = ((10, 100_000), (10, 1_000_000), (10, 10_000_000), (1000, 1000))
@@ -283,6 +284,19 @@ def setting() -> Row:
     return {"machine": machine("cpu"), "threads": torch.get_num_threads(), "versions": {**versions(), **peer}}
 
 
+def ordered(rows: Mapping[Key, Row]) -> list[Key]:
+    """By rule, as they are listed, and by shape."""
+    order = {rule: k for k, rule in enumerate(OF_RULE)}
+    return sorted(rows, key=lambda key: (order[key[0]], *key[1:]))
+
+
+def keep(path: Path, where: Row, rows: Mapping[Key, Row]) -> None:
+    """Writes the file aside and renames it: it is whole at any moment."""
+    aside = path.with_suffix(".writing")
+    aside.write_text(json.dumps({**where, "rows": [rows[key] for key in ordered(rows)]}, indent=2) + "\n")
+    aside.replace(path)
+
+
 def main() -> None:
     """Measures, prints, keeps."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -302,11 +316,9 @@ def main() -> None:
         for rule in given.rules:
             for tensors, numel in given.shapes:
                 rows[rule, tensors, numel] = measure(rule, tensors, numel, given.rounds)
+                keep(given.out, where, rows)
                 gc.collect()
-    order = {rule: k for k, rule in enumerate(OF_RULE)}
-    ordered = [rows[key] for key in sorted(rows, key=lambda key: (order[key[0]], key[1], key[2]))]
-    show([row for row in ordered if row["rule"] in given.rules and (row["tensors"], row["numel"]) in given.shapes])
-    given.out.write_text(json.dumps({**where, "rows": ordered}, indent=2) + "\n")
+    show([rows[key] for key in ordered(rows) if key[0] in given.rules and key[1:] in given.shapes])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Monitor:
     (its first 4). With them exactly one of loss (outputs, targets) -> mean over the batch, and batch_loss (model,
     batch) -> the same. Without them only the cheap signals are recorded. More rows give a truer top eigenvalue, and a
     rarer one.
-    budget: seconds of monitoring per second of training, at most. The cheap signals take up to half of it; where a
+    budget: seconds of monitoring per second of training, at most. The cheap signals take a part of it; where a
     step is too short for that, they watch bursts of steps and rest between them. The dear ones wait for the rest.
     scaler: the `GradScaler` of the loop, to tell its overflows.
     tensorboard: a directory for event files too; needs the package tensorboard.

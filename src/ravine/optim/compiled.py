@@ -33,6 +33,10 @@ def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any
     return made
 
 
+PIECES = 512
+"""Tensors that a graph may step one by one: with more it takes minutes to compile. Small ones are packed before."""
+
+
 class Program:
     """The arithmetic of steps, compiled once for each arrangement: the parameters with gradients, and their layout."""
 
@@ -48,7 +52,7 @@ class Program:
         kinds = tuple(each.kind() for each in taken)
         graph = self._graphs.get(kinds)
         if graph is None:
-            if None in kinds or len(self._graphs) == GRAPHS:
+            if None in kinds or len(self._graphs) == GRAPHS or sum(len(each.sources) for each in taken) > PIECES:
                 return False
             graph = self._graphs[kinds] = self._made(gathered(taken))
         graph(*chain.from_iterable((each.common.values, *chain.from_iterable(each.pieces())) for each in taken))
