@@ -4,13 +4,15 @@ from typing import Any
 
 import pytest
 
+from cases_study import HereEngine
+from ravine.claims import laboratory
 from ravine.claims.sutskever import autoencoders, initialization
 from ravine.claims.sutskever.shared import Scale
 from ravine.fleet.choose import Choice
+from ravine.fleet.train import Executor
 from ravine.problems import Problem
 from ravine.problems.autoencoders import autoencoder
 from ravine.problems.curves import draw_curves
-from ravine.study.engine import LocalEngine
 
 TINY = {
     "quick": Scale(("curves",), 60, 2, 2),
@@ -25,9 +27,16 @@ def tiny_curves(scale: float = 1.0) -> Problem:
     return autoencoder("curves-small", (784, 12, 3), pictures, pictures, **words)
 
 
+class OneByOne(HereEngine):
+    """Without processes, whose start takes longer than what is trained in them."""
+
+    def choose(self, forced: Executor | None, run_steps: int) -> Choice:
+        return Choice("single", 1, "no time to measure")
+
+
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalEngine, "choose", lambda *_: Choice("single", 1, "no time to measure"))
+    monkeypatch.setattr(laboratory, "LocalEngine", OneByOne)
 
 
 @pytest.fixture
