@@ -1,11 +1,12 @@
 """What both optimizers keep: exact Newton steps, exact resume, fixed draws, bounded memory, clear errors."""
 
 import copy
+import inspect
 import io
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -281,6 +282,17 @@ def wrong(**settings: Any) -> HessianFree:
 def test_wrong_use_gets_a_sentence(act: Callable[[], object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         act()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_number_has_a_range_that_holds_its_default(kind: type[HessianFree] | type[MomentumHessianFree]) -> None:
+    arguments = inspect.signature(kind).parameters
+    defaults = {name: one.default for name, one in arguments.items() if isinstance(one.default, int | float)}
+    assert set(kind.ranges) == set(defaults) - {"seed"}
+    for name, limits in kind.ranges.items():
+        assert limits.low <= defaults[name] < limits.high
+        with pytest.raises(UserError, match=f"{name} is -1"):
+            kind(dense(), F.cross_entropy, **cast(dict[str, Any], {name: -1}))
 
 
 def test_a_result_says_all() -> None:
