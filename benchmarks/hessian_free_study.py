@@ -9,9 +9,9 @@ digits autoencoder on 512 of its 1,437 rows, some minutes on one core; the eveni
 2,000 rows. A study that was stopped goes on, and a finished one is only evaluated again, for other targets say.
 
 From the stored runs of each winner: on how many seeds it reached an error, after how many gradients (the mean of
-min(time, all gradients)), and how much sooner than NAG, as the geometric mean of the paired ratios with Student's interval
-over seeds (`ravine.study.targets`). Seconds are gradients times the seconds of one, measured alone: their intervals
-cover the seeds, not the clock.
+min(time, all gradients)), and how much sooner than NAG, as the geometric mean of the paired ratios with Student's
+interval over seeds (`ravine.study.targets`). Seconds are gradients times the seconds of one, measured alone: their
+intervals cover the seeds, not the clock.
 """
 
 import argparse
