@@ -37,7 +37,9 @@ def test_dear_signals_wait_until_they_are_paid_for(clock: Clock) -> None:
     ("step", "look", "rest"),
     [(0.01, 0.00005, 0), (0.01, 0.0001, 0), (0.001, 0.0001, 576), (0.0001, 0.0001, 6336)],
 )
-def test_rest_brings_the_cheap_signals_to_a_fifth_of_the_budget(clock: Clock, step: float, look: float, rest: int) -> None:
+def test_rest_brings_the_cheap_signals_to_a_fifth_of_the_budget(
+    clock: Clock, step: float, look: float, rest: int
+) -> None:
     budget = Budget(0.05, torch.device("cpu"))
     looks(budget, clock, 64, step, look)
     assert budget.rest(64) == pytest.approx(rest, abs=1)
