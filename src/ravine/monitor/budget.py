@@ -13,8 +13,10 @@ from ravine.errors import UserError
 CHEAP_SHARE = 0.2
 """The part of the budget that the cheap signals may take by the clock; beyond it steps are left out."""
 AIM = 0.35
-"""The part of the budget that the clock may show. What it cannot see comes on top: the steps of training that follow are
-slower, with colder caches and pages to be mapped again. Measured, the whole is up to three times what the clock shows."""
+"""The part of the budget that the clock may show. What it cannot see comes on top: the steps that follow are slower.
+
+Measured, the whole is up to three times what the clock shows.
+"""
 BURST = 64
 """Steps watched in a row. Between bursts the monitor rests, if it must."""
 
