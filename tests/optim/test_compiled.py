@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters
 from ravine.optim import OF_RULE, SNGM, AdaGrad, Adam, Nesterov, RuleOptimizer, batches
+from ravine.optim import compiled as program
 from ravine.optim.compiled import GRAPHS
 
 Compile = Callable[[RuleOptimizer, Any], Callable[[], object]]
@@ -186,6 +187,12 @@ def test_few_sets_of_gradients_have_graphs_and_all_are_stepped() -> None:
 
     shapes = [(3,), (4,), (6,), (20,)]
     assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give, 15) == GRAPHS
+
+
+def test_more_tensors_than_a_graph_may_have_are_stepped_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "PIECES", 1)
+    shapes = [(batches.SMALL, 2)] * 2
+    assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give_gradients, 3) == 0
 
 
 def test_a_new_layout_of_parameters_or_gradients_has_a_graph_of_its_own() -> None:

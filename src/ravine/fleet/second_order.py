@@ -28,7 +28,7 @@ class SecondOrderMethod:
     """An optimizer with its hyper-parameters as a study writes them; `lr` is 1 / damping at the start.
 
     The reason for that name: under large damping a step is -gradient / damping, so it is what a learning rate is to
-    gradient descent, and is searched like one. The rule of Levenberg and Marquardt moves it from there.
+    gradient descent, and is searched like one. The rule of Levenberg and Marquardt may move it from there.
     """
 
     optimizer: type[Optimizer]
@@ -38,16 +38,26 @@ class SecondOrderMethod:
 _SHARED = {
     "lr": Hyper(1.0, 0.0, float("inf"), low_open=True, meaning="inverse of the damping at the start"),
     "cg_steps": Hyper(20.0, 1.0, float("inf"), meaning="largest number of steps of conjugate gradients"),
-    "damping_factor": Hyper(1.5, 1.0, float("inf"), meaning="factor by which the damping rises and falls"),
     "preconditioner_power": Hyper(0.75, 0.0, 2.0, meaning="power of the preconditioner"),
     "step_size": Hyper(1.0, 0.0, float("inf"), low_open=True, meaning="rate of a step, the first of a line search"),
 }
 
+
+def _factor(default: float) -> Hyper:
+    return Hyper(default, 1.0, float("inf"), meaning="factor by which the damping rises and falls")
+
+
 _START = "share of the last direction from which conjugate gradients start"
 
 SECOND_ORDER: Mapping[str, SecondOrderMethod] = {
-    "hessian-free": SecondOrderMethod(HessianFree, {**_SHARED, "cg_decay": fraction(0.95, _START)}),
-    "momentum-hessian-free": SecondOrderMethod(MomentumHessianFree, {**_SHARED, "momentum": fraction(0.95, _START)}),
+    "hessian-free": SecondOrderMethod(
+        HessianFree, {**_SHARED, "damping_factor": _factor(1.5), "cg_decay": fraction(0.95, _START)}
+    ),
+    # Its damping stays: on the mini-batch that made it a short step is always as good as its model says, so that the
+    # rule of Levenberg and Marquardt takes the damping to 0.
+    "momentum-hessian-free": SecondOrderMethod(
+        MomentumHessianFree, {**_SHARED, "damping_factor": _factor(1.0), "momentum": fraction(0.95, _START)}
+    ),
 }
 """The optimizers by their names in a study."""
 

@@ -90,7 +90,7 @@ _BETA1 = Axis("beta1", "complement", anchor=0.9)
 _CONTAINS_SGD = Face("sgd", "momentum", 0.0)
 _MOMENTA = (_LR, _MOMENTUM)
 _BETAS = (_LR, _BETA1)
-_HESSIAN_FREE = {"cg_steps": 20.0, "damping_factor": 1.5, "preconditioner_power": 0.75, "step_size": 1.0}
+_HESSIAN_FREE = {"cg_steps": 20.0, "preconditioner_power": 0.75, "step_size": 1.0}
 _ADAM = {"beta2": 0.999, "eps": 1e-8}
 
 
@@ -143,13 +143,19 @@ METHODS: dict[str, Method] = {
         Method("nadam", "nadam", _BETAS, _untuned(lr=2e-3, beta1=0.9), fixed={**_ADAM, "momentum_decay": 4e-3}),
         Method("adamomentum", "adamomentum", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed=_ADAM),
         Method("adamp", "adamp", _BETAS, _untuned(lr=1e-3, beta1=0.9), fixed={**_ADAM, "delta": 0.1, "wd_ratio": 0.1}),
-        Method("hessian-free", "hessian-free", (_LR,), _untuned(lr=1.0), fixed={**_HESSIAN_FREE, "cg_decay": 0.95}),
+        Method(
+            "hessian-free",
+            "hessian-free",
+            (_LR,),
+            _untuned(lr=1.0),
+            fixed={**_HESSIAN_FREE, "damping_factor": 1.5, "cg_decay": 0.95},
+        ),
         Method(
             "momentum-hessian-free",
             "momentum-hessian-free",
             _MOMENTA,
             _untuned(lr=1.0, momentum=0.95),
-            fixed=_HESSIAN_FREE,
+            fixed={**_HESSIAN_FREE, "damping_factor": 1.0},
         ),
     )
 }
