@@ -67,8 +67,8 @@ def curves(runs: Runs, labels: Sequence[str], title: str, *, log: bool) -> alt.L
         .encode(
             alt.X("step:Q", title="update"),
             alt.Y("error:Q", title=title, scale=axis),
-            alt.Color("arm:N", scale=colours(labels)),
-            alt.StrokeDash("arm:N", scale=dashes(labels), legend=None),
+            alt.Color("arm:N", scale=colours(labels), sort=labels),
+            alt.StrokeDash("arm:N", scale=dashes(labels), sort=labels),
             alt.Detail("seed:N"),
         )
     )
