@@ -117,6 +117,7 @@ def expected() -> list[Tensor]:
 
 
 @pytest.mark.slow  # three processes import torch
+# What a process really sent is known to the operating system, and only Linux tells it to anybody.
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes are counted by Linux")
 def test_three_processes_take_the_steps_of_the_equation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "GLOO_SOCKET_IFNAME", "lo")

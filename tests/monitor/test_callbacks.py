@@ -32,7 +32,7 @@ def net() -> nn.Module:
 
 
 # Packages that only their users have: each is tested where it is, and its absence where it is not. The next three say
-# what a person without one reads, which cannot be seen with it.
+# what a person without one reads, which cannot be seen with it: `make test` installs none, so there they run.
 @pytest.mark.skipif(bool(LIGHTNING), reason="Lightning is installed")
 def test_without_lightning_a_sentence() -> None:
     with pytest.raises(UserError, match="needs Lightning: pip install"):

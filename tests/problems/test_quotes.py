@@ -1,9 +1,8 @@
 """Sentences about films: how they are drawn, and what is in the fetched file."""
 
-import pytest
 import torch
 
-from ravine.problems.data import available
+from cases_data import require_data
 from ravine.problems.quotes import Quotes, quotes
 
 
@@ -19,8 +18,7 @@ def test_draws_are_balanced_and_keep_to_their_films() -> None:
 
 
 def test_fetched_quotes() -> None:
-    if not next(row for row in available() if row.name == "quotes").fetched:
-        pytest.skip("the quotes are not in the cache; `ravine data fetch quotes` brings them")
+    require_data("quotes")
     found = quotes()
     assert len(found.sentences) == 12_808
     assert int(found.labels.sum()) == 7_403

@@ -153,7 +153,7 @@ def test_ctrl_c_ends_the_study_with_the_command_that_resumes_it(tmp_path: Path, 
 def test_a_full_disk_is_said_and_costs_nothing_stored(tmp_path: Path, finished: Path) -> None:
     directory = begin(tmp_path / "study", like=finished)
     ended = in_child(["resume", str(directory)], partial(full_disk, directory, 160))
-    if ended.code == NOT_ALLOWED:
+    if ended.code == NOT_ALLOWED:  # containers may forbid it, and no other disk can be filled without harm
         pytest.skip("this system lets nobody mount a small disk")
     assert ended.code == 0, ended.said
     assert ended.sentence.startswith("No space left on device")
@@ -164,13 +164,14 @@ def test_a_full_disk_is_said_and_costs_nothing_stored(tmp_path: Path, finished: 
     assert (tmp_path / "saved.json").read_bytes() == verdict_bytes(finished)
 
 
+# As above: permissions alone would not stop an administrator, a mount does.
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts of one process are Linux's")
 @pytest.mark.parametrize("words", [["resume"], ["compare", "ravine", "--out"]], ids=["resume", "compare"])
 def test_a_read_only_directory_is_said(tmp_path: Path, finished: Path, words: list[str]) -> None:
     directory = begin(tmp_path / "study", like=finished)
     target = directory if words == ["resume"] else directory / "new"
     ended = in_child([*words, str(target)], partial(read_only, directory))
-    if ended.code == NOT_ALLOWED:
+    if ended.code == NOT_ALLOWED:  # containers may forbid it
         pytest.skip("this system lets nobody mount a read-only directory")
     assert ended.code == 1
     assert ended.sentence.startswith(f"Read-only file system ({target}")

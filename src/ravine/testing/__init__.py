@@ -13,7 +13,8 @@ suite asserts one requirement. In a test file of your own, five lines do it:
 
 A check that fails raises `Nonconformance`: one sentence, and a few lines of Python that show it without this package.
 One that does not apply is skipped, with the reason. Without a test runner, `judge` gives the same as an `Outcome`.
-Its reproduction takes any error for a refusal, since libraries agree on no class of it:
+Its reproduction (the last lines, printed for a person to run, and not run here) takes any error for a refusal, since
+libraries agree on no class of it:
 
 >>> import torch
 >>> from ravine.testing import case_of, check_named, judge
