@@ -39,6 +39,8 @@ def test_gohs_formulas_against_each_other() -> None:
 def test_wrong_words_are_explained(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no claim 'gooh': did you mean 'goh'"):
         reproduce(["gooh"], out=tmp_path)
+    with pytest.raises(UserError, match="there is no claim 'xyz': `ravine list claims` shows those there are"):
+        reproduce(["xyz"], out=tmp_path)
     with pytest.raises(UserError, match="there is no budget 'fast'"):
         reproduce(["goh"], "fast", out=tmp_path)  # type: ignore[arg-type]
 

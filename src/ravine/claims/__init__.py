@@ -143,7 +143,7 @@ def _chosen(names: Sequence[str], budget: Budget) -> list[str]:
         return [name for name, claim in CLAIMS.items() if budget in claim.plans]
     for name in names:
         if name not in CLAIMS:
-            raise UserError(f"there is no claim {name!r}: {hint(name, CLAIMS)}")
+            raise UserError(f"there is no claim {name!r}: {hint(name, CLAIMS, 'ravine list claims')}")
         if budget not in CLAIMS[name].plans:
             raise UserError(f"{name} has no budget {budget!r}: run it with --budget {' or '.join(CLAIMS[name].plans)}")
     return list(dict.fromkeys(names))

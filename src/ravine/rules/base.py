@@ -24,10 +24,12 @@ Numbers: TypeAlias = Mapping[str, Any]
 """Numbers by name, all of one type: floats or tensors."""
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all of them."""
+def hint(name: str, known: Iterable[str], command: str = "") -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all of them, or the command that lists."""
     near = get_close_matches(name, known := list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"`{command}` shows those there are" if command else f"there are {', '.join(known)}"
 
 
 @dataclass(frozen=True)
