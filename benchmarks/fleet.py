@@ -17,7 +17,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -232,19 +232,16 @@ def report(rows: Sequence[Row], column: str, share: Callable[[Row], str], out: P
         table.add_row(row["case"], row["executor"], *rates, share(row))
     Console(width=140).print(table)
     where = {"machine": machine("cpu"), "versions": versions()}
-    out.write_text(json.dumps({**where, "rows": merged(out, where, rows)}, indent=2) + "\n")
+    every = merged(out, where, rows, lambda row: (row["case"], row["executor"].split()[0]))
+    every.sort(key=lambda row: list(EVERY).index(row["case"]))
+    out.write_text(json.dumps({**where, "rows": every}, indent=2) + "\n")
 
 
-def merged(out: Path, where: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+def merged(out: Path, where: Mapping[str, Any], rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
     """The rows with those of a file that they do not replace, if it is of the same machine and versions."""
-
-    def key(row: Row) -> tuple[str, str]:
-        return row["case"], row["executor"].split()[0]
-
     kept = json.loads(out.read_text()) if out.exists() else {}
     old = kept["rows"] if {name: kept.get(name) for name in where} == where else []
-    every = {key(row): row for row in [*old, *rows]}
-    return sorted(every.values(), key=lambda row: list(EVERY).index(row["case"]))
+    return list({key(row): row for row in [*old, *rows]}.values())
 
 
 if __name__ == "__main__":

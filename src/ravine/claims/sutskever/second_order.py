@@ -33,7 +33,7 @@ USUAL = 50  # steps of conjugate gradients an update, in the paper
 FIRST, SECOND = 0.95, 0.995  # the decay of the start in the two stages
 RATES = (0.01, 0.1, 1.0, 10.0)
 """1 / damping at the start. The loss is summed over pixels, so Martens' own, 1 / 45, is within."""
-NAG_RATES = (0.05, 0.01, 0.005, 0.001, 0.0005)
+NAG_RATES = (0.5, 0.2, 0.1, 0.05, 0.01, 0.005, 0.001)
 NAG_MOMENTUM = 0.99
 POWER = {"preconditioner_power": 0.75}
 
