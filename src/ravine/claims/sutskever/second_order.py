@@ -62,7 +62,7 @@ def sixteenth(problem: Problem) -> Problem:
 
 
 SCALES: Mapping[Budget, Scale] = {
-    "quick": Scale(digits_autoencoder, "digits autoencoder 64-40-20-10-4", 4_000, 4),
+    "quick": Scale(digits_autoencoder, "digits autoencoder 64-40-20-10-4", 4_000, 3),
     "evening": Scale(lambda: sixteenth(small_curves_autoencoder()), "curves (small)", 10_000, 3),
     "paper": Scale(lambda: sixteenth(curves_autoencoder()), "curves", 400_000, 3),
 }
