@@ -419,6 +419,11 @@ def test_every_public_name_is_there() -> None:
         _ = ravine.nonsense
 
 
+def test_python_runs_the_package_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "ravine", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ravine.__version__
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.strip() == ravine.__version__

@@ -1,0 +1,5 @@
+"""`python -m ravine` is `ravine`."""
+
+from ravine.cli import main
+
+main()
