@@ -15,9 +15,12 @@ from cases_optim import (
     run,
 )
 from ravine.optim import (
+    QHM,
     SGD,
+    SGDP,
     AdaGrad,
     Adam,
+    AdamP,
     Momentum,
     Nesterov,
     RMSProp,
@@ -33,7 +36,7 @@ def turned(param: Tensor) -> Tensor:
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_packed_is_unpacked(make: Make, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = [*SHAPES, (40, 30)]
+    shapes = [*SHAPES, (40, 30), *SHAPES, (40, 30)]
     packed, alone = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     packed[0], alone[0] = turned(packed[0]), turned(alone[0])  # not contiguous
     monkeypatch.setattr(batches, "PIECE", 20)  # several packs
@@ -51,7 +54,7 @@ def test_packed_is_unpacked(make: Make, dtype: torch.dtype, monkeypatch: pytest.
 
 def test_the_small_and_only_the_small_are_packed() -> None:
     params = parameters(shapes=[(9,), (batches.SMALL + 1,), (batches.SMALL,), (7, 3)])
-    optimizer = Momentum(params)
+    optimizer = QHM(params)
     run(optimizer, params, range(1))
     (part,) = optimizer._arranged[0].parts
     pack, whole = part.sources
@@ -63,6 +66,23 @@ def test_the_small_and_only_the_small_are_packed() -> None:
     assert list(batches.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
     assert list(batches.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
     assert list(batches.runs([], 30)) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [SGDP, AdamP])
+def test_a_rule_that_looks_at_shapes_takes_stacks_of_one_shape(make: Make) -> None:
+    shapes = [(3, 4), (4,), (3, 4), (2, 6), (4,), (3, 4)]
+    params = parameters(shapes=shapes)
+    optimizer = make(params, weight_decay=0.1)
+    run(optimizer, params, range(1))
+    (matrices, *matrices_state), (row, *_), (alone, *_) = [
+        part.sources[0].gather([param.grad for param in params if param.grad is not None])
+        for part in optimizer._arranged[0].parts
+    ]
+    assert matrices.shape == (3, 3, 4)
+    assert {tensor.shape for tensor in matrices_state} == {matrices.shape}
+    assert row.shape == (2, 4)
+    assert alone is params[3]
 
 
 @every

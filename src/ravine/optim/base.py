@@ -17,7 +17,7 @@ from torch.optim.optimizer import ParamsT
 from ravine.errors import UserError
 from ravine.optim import checkpoint
 from ravine.optim.arithmetic import Batch, Room, advance
-from ravine.optim.batches import Arrangement, Given, Source, Taken, copied, gathered, same, stream
+from ravine.optim.batches import Arrangement, Called, Given, Source, Taken, Way, copied, gathered, same, stream
 from ravine.optim.compiled import Compiler, Program
 from ravine.optim.groups import Group, Reading, check_edits, check_names, checks_words, number, unpacked
 from ravine.rules.base import Hyper, Rule
@@ -164,7 +164,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             if self._copied:
                 outside(self._scatter)
         else:
-            taken = self._prepare(self._program is not None)
+            called, taken = self._prepare("graph" if self._program else "eager")
+            for each in called:
+                each.step()
             if self._program is None or not self._program.step(taken):
                 stream(taken)
         return loss
@@ -179,20 +181,28 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         self._program = Program(compiler)
 
-    def _prepare(self, at_once: bool) -> list[Taken]:
-        """The Python half of a step. Everything that can be wrong raises before anything has changed."""
+    def _prepare(self, way: Way) -> tuple[list[Called], list[Taken]]:
+        """The Python half of a step: what torch's kernels step, and what the rules do.
+
+        Everything that can be wrong raises before anything has changed.
+        """
         numbers = [self._read(place, group) for place, group in enumerate(self.param_groups)]
-        given = [self._given(group, at_once) for group in self.param_groups]
+        given = [self._given(group, way) for group in self.param_groups]
         arranged = self._arrangements(given)
+        called: list[Called] = []
         taken: list[Taken] = []
         for group, each, values, arrangement in zip(self.param_groups, given, numbers, arranged, strict=True):
-            taken += arrangement.next(each, values, group["maximize"], self._room)
+            for part in arrangement.next(each, values, group["maximize"], self._room):
+                if isinstance(part, Called):
+                    called.append(part)
+                else:
+                    taken.append(part)
             group["step"] += 1
-        return taken
+        return called, taken
 
     def _gather(self) -> list[Batch]:
         """Prepare a compiled step: all its pieces."""
-        taken = self._prepare(True)
+        _, taken = self._prepare("traced")
         self._copied = copied(taken)
         return gathered(taken)
 
@@ -202,13 +212,13 @@ class RuleOptimizer(torch.optim.Optimizer):
             source.scatter()
         self._copied = []
 
-    def _given(self, group: Group, at_once: bool) -> Given:
+    def _given(self, group: Group, way: Way) -> Given:
         """The parameters of a group that have a gradient."""
         params: list[Tensor] = group["params"]
         grads = [param.grad for param in params]
         if any(grad is None for grad in grads):
             params = [param for param, grad in zip(params, grads, strict=True) if grad is not None]
-        return Given(self.rule_of(group), params, [grad for grad in grads if grad is not None], self.state, at_once)
+        return Given(self.rule_of(group), params, [grad for grad in grads if grad is not None], self.state, way)
 
     def _arrangements(self, given: list[Given]) -> list[Arrangement]:
         """What is given to each group, arranged as at the last step where nothing has changed."""

@@ -1,9 +1,10 @@
 """What a step needs of the parameters and their state, kept from step to step while nothing changes.
 
-Small tensors cost more to call than to compute. So those that step alike are gathered into a flat piece, stepped as
-one tensor and scattered again: three calls a tensor instead of one for each operation of the rule, and the graph of a
-compiled step does not grow with them. Their state lives in flat pieces, of which the tensors in ``optimizer.state``
-are parts.
+Where torch has a kernel, one call of it steps all parameters that step alike. Else small tensors cost more to call
+than to compute. So those that step alike are gathered into one piece, stepped as one tensor and scattered again: three
+calls a tensor instead of one for each operation of the rule, and the graph of a compiled step does not grow with them.
+Their state lives in such pieces, of which the tensors in ``optimizer.state`` are parts. A piece is flat, or a stack of
+tensors of one shape for a rule that looks at shapes: a stack of runs to it.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import math
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from functools import lru_cache, partial
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move, plain
+from ravine.optim.kernels import Kernel, kernel_of, takes
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]
+
+Way: TypeAlias = Literal["eager", "graph", "traced"]
+"""How a step is taken: piece by piece, by a graph of our own, or within one that ``torch.compile`` makes."""
 
 SMALL = 8 * 1024
 """Elements of the largest tensor that is gathered with others."""
@@ -49,14 +54,15 @@ def begin(rule: Rule, param: Tensor, state: State) -> None:
 
 @lru_cache(maxsize=64)
 def coefficients(
-    rule: Rule, given: tuple[tuple[str, float], ...], device: torch.device, dtype: torch.dtype
+    rule: Rule, given: tuple[tuple[str, float], ...], device: torch.device, dtype: torch.dtype, dims: int
 ) -> tuple[Tensors, Tensor, dict[str, float]]:
     """The coefficients of a step as tensors that nobody changes, by name and as one, and the scalars after the step.
 
-    Kept, because most steps use those of the last.
+    Each has ``dims`` dimensions of size 1. Kept, because most steps use those of the last.
     """
     c = rule.coefficients(dict(given))  # in Python's numbers, so that 1 - momentum loses nothing
     values = torch.tensor(list(c.values()), dtype=dtype, device=device)  # one copy takes all of them
+    values = values.view(-1, *[1] * dims)
     return dict(zip(c, values.unbind(), strict=True)), values, {name: c[name] for name in rule.scalars}
 
 
@@ -103,7 +109,7 @@ class Rows:
         grad = grads[self.whole.place].coalesce()
         self.rows = tuple(grad.indices())
         self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.slots))
-        return self.point, grad.values(), *self.slots
+        return self.point, grad.values().contiguous(), *self.slots
 
     def scatter(self) -> None:
         for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
@@ -114,15 +120,16 @@ class Rows:
 
 
 class Pack:
-    """Small parameters as one flat piece. ``point``, ``slope``: flat room for parameter and gradient."""
+    """Small parameters as one piece. ``point``, ``slope``: flat room for parameter and gradient."""
 
     def __init__(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> None:
         self.places, self.params = places, [given.params[k] for k in places]
         size = sum(param.numel() for param in self.params)
-        self.point, self.slope = point[:size], slope[:size]
-        self.points, self.slopes = parts(self.point, self.params), parts(self.slope, self.params)
+        shape = (size,) if given.rule.elementwise else (len(places), *self.params[0].shape)
+        self.points, self.slopes = parts(point[:size], self.params), parts(slope[:size], self.params)
+        self.point, self.slope = point[:size].view(shape), slope[:size].view(shape)
         self.slots = [
-            joined([given.state[param][name] for param in self.params], torch.empty_like(self.point))
+            joined([given.state[param][name] for param in self.params], torch.empty_like(point[:size])).view(shape)
             for name in given.rule.slots
         ]
 
@@ -135,7 +142,7 @@ class Pack:
         torch._foreach_copy_(self.params, self.points)
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-        return (len(self.point),)
+        return (self.point.shape,)
 
 
 def joined(tensors: Sequence[Tensor], whole: Tensor) -> Tensor:
@@ -152,9 +159,14 @@ def parts(whole: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(tensor.shape) for part, tensor in zip(cuts, tensors, strict=True)]
 
 
-def may_pack(rule: Rule, param: Tensor, layout: torch.layout) -> bool:
-    """Whether a parameter, and its gradient of that layout, may be gathered with others, and gain by it."""
-    return rule.elementwise and plain(param) and layout is torch.strided and param.numel() <= SMALL
+def may_pack(param: Tensor, grad: Tensor) -> bool:
+    """Whether a parameter and its gradient may be gathered with others, and gain by it."""
+    return plain(param) and grad.layout is torch.strided and param.numel() <= SMALL
+
+
+def in_line(grad: Tensor) -> bool:
+    """Whether the elements of a gradient lie one after the other in memory."""
+    return grad.layout is torch.strided and grad.is_contiguous()
 
 
 def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
@@ -173,21 +185,39 @@ def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
 class Given:
     """The parameters of a group that have a gradient, and what a step is arranged by.
 
-    ``state``: of all parameters of the optimizer. ``at_once``: all pieces are gathered before the first is stepped.
+    ``state``: of all parameters of the optimizer.
     """
 
     rule: Rule
     params: list[Tensor]
     grads: list[Tensor]
     state: Mapping[Tensor, State]
-    at_once: bool
+    way: Way
+
+    def kernel(self, place: int) -> Kernel | None:
+        """Torch's kernel that may step a parameter; within ``torch.compile`` there is none."""
+        kernel = kernel_of(self.rule)
+        if kernel is None or self.way == "traced":
+            return None
+        param, grad = self.params[place], self.grads[place]
+        slots = (self.state[param][name] for name in self.rule.slots)
+        fits = grad.dtype == param.dtype and (in_line(grad) or grad.layout is not torch.strided)
+        return kernel if fits and takes((param, *slots)) else None
+
+    def stack(self, place: int) -> torch.Size | None:
+        """The shape that a parameter is to share with those that it is gathered with, if it is to share one."""
+        param = self.params[place]
+        return None if self.rule.elementwise or not may_pack(param, self.grads[place]) else param.shape
 
     def traits(self) -> tuple[list[Any], ...]:
         """What may change of a tensor that stays the same object, or comes anew with every gradient."""
         return (
             [param.dtype for param in self.params],
             [param.device for param in self.params],
+            [param.is_contiguous() for param in self.params],
+            [grad.dtype for grad in self.grads],
             [grad.layout for grad in self.grads],
+            [in_line(grad) for grad in self.grads],
         )
 
 
@@ -212,11 +242,30 @@ class Taken:
         return common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts
 
 
-class Alike:
-    """Parameters of a group with one device, one dtype, and one number of steps: they share their coefficients."""
+@dataclass(frozen=True)
+class Called:
+    """What one call of torch's kernel steps, and the gradients of the group; ``kernel`` knows the numbers."""
 
-    def __init__(self, given: Given, places: list[int]) -> None:
-        self.rule, first, layouts = given.rule, given.params[places[0]], [grad.layout for grad in given.grads]
+    kernel: Kernel
+    sources: list[Source]
+    grads: list[Tensor]
+
+    def step(self) -> None:
+        """Step all of it."""
+        pieces = [source.gather(self.grads) for source in self.sources]
+        self.kernel(*map(list, zip(*pieces, strict=True)))
+        for source in self.sources:
+            source.scatter()
+
+
+class Alike:
+    """Parameters of a group with one device, one dtype, and one number of steps: they share their coefficients.
+
+    All of them are stepped by torch's ``kernel``, or none.
+    """
+
+    def __init__(self, given: Given, places: list[int], kernel: Kernel | None) -> None:
+        self.rule, self.kernel, first = given.rule, kernel, given.params[places[0]]
         self.device, self.dtype = first.device, working_dtype(first)
         states = [given.state[given.params[k]] for k in places]
         names = (*self.rule.scalars, *(("step",) if self.rule.counts else ()))
@@ -224,39 +273,58 @@ class Alike:
         self.numbers = {
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
-        small = [k for k in places if may_pack(self.rule, given.params[k], layouts[k])]
-        small = small if len(small) > 1 else []
-        cuts = runs([given.params[k] for k in small], math.inf if given.at_once else PIECE)
-        cuts_of = [small[cut] for cut in cuts]
-        size = max((sum(given.params[k].numel() for k in cut) for cut in cuts_of), default=0)
-        room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
-        alone = sorted(set(places) - set(small))
-        packs = [Pack(given, cut, *room) for cut in cuts_of]
-        wholes = [Whole(given, k) for k in alone if layouts[k] is not torch.sparse_coo]
-        self.sources: list[Source] = [*packs, *wholes]
-        self.sparse = [Whole(given, k) for k in alone if layouts[k] is torch.sparse_coo]
+        packs = [] if kernel else self._packs(given, places)
+        together = {k for pack in packs for k in pack.places}
+        alone = [Whole(given, k) for k in places if k not in together]
+        layouts = [grad.layout for grad in given.grads]
+        self.sources: list[Source] = [*packs, *(one for one in alone if layouts[one.place] is not torch.sparse_coo)]
+        self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
+        self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
         self.given: dict[str, float] | None = None  # what `common` was made of
         self.common: Common
 
-    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> Taken:
+    def _packs(self, given: Given, places: list[int]) -> list[Pack]:
+        """The small parameters, if they are more than one, in pieces of flat room that they share."""
+        small = [k for k in places if may_pack(given.params[k], given.grads[k])]
+        if len(small) < 2:
+            return []
+        cuts = runs([given.params[k] for k in small], PIECE if given.way == "eager" else math.inf)
+        cuts_of = [small[cut] for cut in cuts]
+        size = max(sum(given.params[k].numel() for k in cut) for cut in cuts_of)
+        room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
+        return [Pack(given, cut, *room) for cut in cuts_of]
+
+    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> Taken | Called:
         """What the next step takes; it counts as taken."""
-        if values is not self.given or maximize != self.common.maximize or self.values:
-            self.given, self.common = values, self._common(values, maximize, room)
         sources = self.sources
         if self.sparse:
-            rests = self.rule.rests and "weight_decay" not in self.common.coefficients
+            rests = self.rule.rests and not values["weight_decay"]
             sources = [*sources, *(Rows(whole) if rests else whole for whole in self.sparse)]
+        if self.kernel:
+            numbers = self._numbers(values)
+            self._record()
+            return Called(partial(self.kernel, **numbers, maximize=maximize), sources, given.grads)
+        if values is not self.given or maximize != self.common.maximize or self.values:
+            self.given, self.common = values, self._common(values, maximize, room)
         return Taken(self.common, sources, given.grads)
+
+    def _numbers(self, values: dict[str, float]) -> dict[str, float]:
+        """All numbers of the next step, which is counted; no weight decay if it is zero."""
+        if self.rule.counts:
+            self.values["step"] += 1
+        return {name: value for name, value in values.items() if name != "weight_decay" or value} | self.values
+
+    def _record(self) -> None:
+        """Write the numbers of the state."""
+        for name, flat in self.numbers.items():
+            flat.fill_(self.values[name])
 
     def _common(self, values: dict[str, float], maximize: bool, room: Room) -> Common:
         """What the pieces have in common at the next step, with the numbers of the state after it."""
-        if self.rule.counts:
-            self.values["step"] += 1
-        numbers = {name: value for name, value in values.items() if name != "weight_decay" or value} | self.values
-        c, values_of_c, after = coefficients(self.rule, tuple(numbers.items()), self.device, self.dtype)
+        numbers = tuple(self._numbers(values).items())
+        c, values_of_c, after = coefficients(self.rule, numbers, self.device, self.dtype, self.dims)
         self.values |= after
-        for name, flat in self.numbers.items():
-            flat.fill_(self.values[name])
+        self._record()
         return Common(self.rule, c, values_of_c, self.dtype, maximize, room)
 
 
@@ -294,14 +362,15 @@ class Arrangement:
             state = given.state[param]
             begin(rule, param, state)
             numbers += (of_it := [state[name] for name in state if name in {*rule.scalars, "step"}])
-            alike.setdefault((param.device, working_dtype(param), *map(float, of_it)), []).append(k)
-        self.parts = [Alike(given, places) for places in alike.values()]
+            kind = given.kernel(k), given.stack(k), param.device, working_dtype(param), *map(float, of_it)
+            alike.setdefault(kind, []).append(k)
+        self.parts = [Alike(given, places, kernel) for (kernel, *_), places in alike.items()]
         self.numbers = numbers
         self.versions = [tensor._version for tensor in numbers]  # our own steps write to what they are parts of
         self.traits = given.traits()
         self.given = replace(given, grads=[])  # gradients are not kept
 
-    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> list[Taken]:
+    def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> list[Taken | Called]:
         """What the next step takes; it counts as taken."""
         return [part.next(given, values, maximize, room) for part in self.parts]
 
@@ -310,7 +379,7 @@ class Arrangement:
         old = self.given
         return (
             given.rule is old.rule
-            and given.at_once == old.at_once
+            and given.way == old.way
             and same(given.params, old.params)
             and given.traits() == self.traits
             and [tensor._version for tensor in self.numbers] == self.versions

@@ -1,0 +1,160 @@
+"""Torch's own kernels, for the rules of which it has one: all parameters in one call, each read and written once.
+
+Arithmetic in several passes comes nowhere near them, and a compiler not beyond them. A kernel is a second body of its
+rule, equal up to rounding, so it is called only for what it is proved on: contiguous tensors on the CPU, in float32 or
+float64 throughout. Torch's fused optimizers have faults that begin elsewhere (torch 2.13): in half precision their SGD
+leaves elements where they are, after an overflow at the first step it takes a velocity that nobody has filled, and it
+has none for a parameter whose gradient is late. Here half precision has the body, and every velocity begins as zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ravine import rules
+from ravine.optim.arithmetic import Piece, plain
+from ravine.rules.base import Rule
+
+Kernel: TypeAlias = Callable[..., None]
+"""Steps a list of parameters, given with one of gradients and one of each slot; then the hyper-parameters, by name."""
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def _sgd(
+    params: list[Tensor],
+    grads: list[Tensor],
+    velocities: list[Tensor] | tuple[()] = (),
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    maximize: bool,
+) -> None:
+    """``v <- momentum v + (1 - dampening) g; w <- w - lr v``, or ``w - lr (g + momentum v)`` with nesterov."""
+    if velocities and not momentum:  # the kernel would leave them alone, and they are to become the gradient
+        torch._foreach_zero_(velocities)
+        momentum = math.ulp(0.0)
+    torch._fused_sgd_(
+        params,
+        grads,
+        velocities,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        lr=lr,
+        dampening=dampening,
+        nesterov=nesterov,
+        maximize=maximize,
+        is_first_step=False,
+    )
+
+
+def _ema(
+    params: list[Tensor],
+    grads: list[Tensor],
+    averages: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    scale: float = 1.0,
+    weight_decay: float = 0.0,
+    maximize: bool,
+) -> None:
+    """``m <- momentum m + (1 - momentum) g; w <- w - scale lr m``."""
+    _sgd(
+        params,
+        grads,
+        averages,
+        lr=lr * scale,
+        momentum=momentum,
+        dampening=momentum,
+        weight_decay=weight_decay,
+        maximize=maximize,
+    )
+
+
+def _adagrad(
+    params: list[Tensor],
+    grads: list[Tensor],
+    sums: list[Tensor],
+    *,
+    lr: float,
+    eps: float,
+    weight_decay: float = 0.0,
+    maximize: bool,
+) -> None:
+    steps = [torch.tensor(1.0)] * len(params)  # only lr_decay goes by them
+    torch._fused_adagrad_(
+        params, grads, sums, steps, lr=lr, lr_decay=0.0, weight_decay=weight_decay, eps=eps, maximize=maximize
+    )
+
+
+def _adam(
+    kernel: Kernel,
+    params: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: float,
+    weight_decay: float = 0.0,
+    maximize: bool,
+) -> None:
+    """Adam, or AdamW: they differ in what they do with the weight decay."""
+    kernel(
+        params,
+        grads,
+        means,
+        squares,
+        [],
+        [torch.tensor(step)] * len(params),
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        eps=eps,
+        amsgrad=False,
+        maximize=maximize,
+    )
+
+
+KERNELS: Mapping[type[Rule], Kernel] = {
+    rules.GradientDescent: _sgd,
+    rules.Momentum: _sgd,
+    rules.Nesterov: partial(_sgd, nesterov=True),
+    rules.EMAMomentum: _ema,
+    rules.RandomScaling: _ema,
+    rules.AdaGrad: _adagrad,
+    rules.Adam: partial(_adam, torch._fused_adam_),
+    rules.AdamW: partial(_adam, torch._fused_adamw_),
+}
+
+
+def kernel_of(rule: Rule) -> Kernel | None:
+    """The kernel of a rule, if torch has one; a class derived from a rule may have another body."""
+    if isinstance(rule, rules.Adam) and not rule.bias_correction:
+        return None
+    return KERNELS.get(type(rule))
+
+
+def takes(tensors: Piece) -> bool:
+    """Whether a kernel may be called with a parameter and its slots."""
+    first = tensors[0]
+    return (
+        plain(first)
+        and first.device.type == "cpu"
+        and first.dtype in DTYPES
+        and all(tensor.dtype == first.dtype and tensor.is_contiguous() for tensor in tensors)
+    )

@@ -1,0 +1,172 @@
+"""Torch's kernels step as the bodies of the rules do, and are called only where that is so."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cases_optim import Make, give_gradients, parameters, rule_of, run
+from ravine import rules
+from ravine.optim import OF_RULE, SGD, Adam, AdamW, Momentum, RuleOptimizer, batches
+from ravine.optim.kernels import KERNELS, kernel_of
+from ravine.rules.base import Tensors
+
+CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
+"""Optimizers of the rules of which torch has a kernel."""
+
+SIZES: list[tuple[int, ...]] = [(), (0,), (1,), (7,), (8, 8), (65,), (5, 201), (2, 0)]
+"""About the widths of vectors, and without elements."""
+
+called = pytest.mark.parametrize("make", CALLED.values(), ids=CALLED)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of parameters in each call of a kernel."""
+    found: list[int] = []
+    step = batches.Called.step
+
+    def counted(one: batches.Called) -> None:
+        found.append(len(one.sources))
+        step(one)
+
+    monkeypatch.setattr(batches.Called, "step", counted)
+    return found
+
+
+def without(make: Make, params: list[Tensor], **options: float) -> RuleOptimizer:
+    """An optimizer that steps by the body of its rule: its parameters are of a class that kernels do not take."""
+    for param in params:
+        param.__class__ = Own
+    return make(params, **options)
+
+
+class Own(torch.nn.Parameter):
+    """A subclass that changes nothing."""
+
+
+def edit(optimizer: RuleOptimizer, step: int) -> None:
+    """Other hyper-parameters for each step, and one step without momentum."""
+    group = optimizer.param_groups[0]
+    group["lr"] = 0.1 / (step + 1)
+    if "momentum" in group:
+        group["momentum"] = 0.9 - 0.1 * step if step != 4 else 0.0
+    if "betas" in group:
+        group["betas"] = (0.9 - 0.1 * step, 0.99 - 0.01 * step) if step != 4 else (0.0, 0.9)
+
+
+def assert_alike(left: RuleOptimizer, ours: list[Tensor], right: RuleOptimizer, twins: list[Tensor]) -> None:
+    """Whether parameters and state are equal up to the rounding of some steps."""
+    for a, b in zip(ours, twins, strict=True):
+        near = 16 * torch.finfo(a.dtype).eps
+        torch.testing.assert_close(a.detach(), b.detach().as_subclass(Tensor), rtol=near, atol=near)
+        assert left.state[a].keys() == right.state[b].keys()
+        for name, value in left.state[a].items():
+            torch.testing.assert_close(value, right.state[b][name].as_subclass(Tensor), rtol=near, atol=near)
+
+
+def test_every_kernel_is_that_of_a_rule() -> None:
+    assert {type(rule_of(make(parameters()))) for make in CALLED.values()} == KERNELS.keys()
+
+
+@called
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("decay", "maximize"), [(0.0, False), (0.1, True)])
+def test_a_kernel_is_the_body(make: Make, dtype: torch.dtype, decay: float, maximize: bool, calls: list[int]) -> None:
+    ours, twins = parameters(dtype=dtype, shapes=SIZES), parameters(dtype=dtype, shapes=SIZES)
+    options = {"weight_decay": decay, "maximize": maximize}
+    optimizer, twin = make(ours, **options), without(make, twins, **options)
+    for step in range(8):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            edit(each, step)
+            run(each, params, range(step, step + 1))
+        assert_alike(optimizer, ours, twin, twins)
+    assert calls == [len(SIZES)] * 8
+
+
+def test_without_momentum_the_velocity_is_the_gradient() -> None:
+    params = parameters(dtype=torch.float64, shapes=[(70,)])
+    optimizer = Momentum(params, momentum=0.9)
+    run(optimizer, params, range(3))
+    optimizer.param_groups[0]["momentum"] = 0.0
+    params[0].grad = torch.zeros(70, dtype=torch.float64)
+    optimizer.step()
+    assert not optimizer.state[params[0]]["momentum_buffer"].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_has_the_body(dtype: torch.dtype, calls: list[int]) -> None:
+    params = parameters(dtype=dtype)
+    run(Momentum(params), params, range(2))
+    assert not calls
+
+
+def test_what_does_not_lie_in_line_has_the_body_at_that_step(calls: list[int]) -> None:
+    ours, twins = parameters(shapes=[(6, 10), (7,)]), parameters(shapes=[(6, 10), (7,)])
+    optimizer, twin = Momentum(ours), without(Momentum, twins)
+    for step in range(9):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            give_gradients(params, step)
+            grad = params[0].grad
+            assert grad is not None
+            if step in (2, 3):
+                params[0].grad = grad.t().contiguous().t()
+            if step == 5:
+                params[0].data = params[0].data.t().contiguous().t()
+            if step == 7:
+                params[0].data = params[0].data.contiguous()
+            each.step()
+        assert_alike(optimizer, ours, twin, twins)
+    assert calls == [2, 2, 1, 1, 2, 1, 1, 2, 2]
+
+
+def test_gradients_with_gaps_in_their_rows_are_stepped_right() -> None:
+    params = [torch.zeros(4, 3).requires_grad_()]
+    values = torch.arange(12.0).view(3, 4).t()[:2]  # of two rows, not contiguous
+    params[0].grad = torch.sparse_coo_tensor(
+        torch.tensor([[0, 2]]), values, (4, 3), is_coalesced=True, check_invariants=True
+    )
+    SGD(params, lr=1.0).step()
+    assert torch.equal(params[0][[0, 2]], -values)
+
+
+def test_parameters_with_different_numbers_of_steps_have_a_call_each(calls: list[int]) -> None:
+    params = parameters(shapes=[(3,), (3,), (3,)])
+    optimizer = AdamW(params)
+    give_gradients(params, 0)
+    params[2].grad = None
+    optimizer.step()
+    run(optimizer, params, range(1, 2))
+    assert sorted(calls) == [1, 2, 2]
+
+
+def test_adam_without_bias_correction_has_the_body(calls: list[int]) -> None:
+    params = parameters()
+    run(Adam(params, bias_correction=False), params, range(1))
+    assert not calls
+
+
+def test_a_class_derived_from_a_rule_keeps_its_own_body() -> None:
+    class Still(rules.GradientDescent):
+        def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+            pass
+
+    class StillSGD(SGD):
+        rule = Still()
+
+    params = parameters(shapes=[(3,)])
+    start = params[0].detach().clone()
+    run(StillSGD(params, lr=1.0), params, range(2))
+    assert torch.equal(params[0], start)
+
+
+def test_what_is_traced_by_torch_has_the_body(calls: list[int]) -> None:
+    params, twins = parameters(), parameters()
+    optimizer, twin = Momentum(params), without(Momentum, twins)
+    step = torch.compile(optimizer.step, backend="eager")
+    for k in range(3):
+        give_gradients(params, k)
+        give_gradients(twins, k)
+        step()
+        twin.step()
+    assert not calls
+    assert_alike(optimizer, params, twin, twins)
