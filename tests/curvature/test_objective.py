@@ -267,24 +267,65 @@ class Once(torch.autograd.Function):
         return 2 * x * slope  # type: ignore[no-any-return]
 
 
-class Square(nn.Module):
+class Outside(Once):
+    """The same, with a backward pass that is not marked, and that autograd does not see."""
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        with torch.no_grad():
+            return 2 * x * slope  # type: ignore[no-any-return]
+
+
+class Zero(Once):
+    """sign(x), whose derivative is a constant 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return torch.zeros_like(slope)
+
+
+class Applied(nn.Module):
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, x: Tensor) -> Tensor:
-        return Once.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+        return self.function.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @pytest.mark.parametrize("matrix", [hessian, gauss_newton])
 @pytest.mark.parametrize("place", ["loss", "first layer", "last layer"])
-def test_what_can_be_differentiated_once_gets_a_sentence(matrix: Callable[[Objective], object], place: str) -> None:
-    """torch gives the Hessian of such a loss as zero, without a word."""
-    last = [nn.Linear(4, 3), Square()]
+@pytest.mark.parametrize(
+    ("function", "reason"), [(Once, "'Once' is marked once_differentiable"), (Outside, "'Outside' leaves autograd")]
+)
+def test_what_can_be_differentiated_once_gets_a_sentence(
+    matrix: Callable[[Objective], object], place: str, function: type[torch.autograd.Function], reason: str
+) -> None:
+    """torch gives a part of the Hessian of such a loss as zero, without a word."""
+    square = Applied(function)
+    last = [nn.Linear(4, 3), square]
     layers: list[nn.Module] = [nn.Linear(4, 3)] if place == "loss" else last
     model = nn.Sequential(*layers, *([nn.Linear(3, 3)] if place == "first layer" else [])).double()
     x, y = data(12)
-    loss = (lambda z, y: Square()(z).sum(1).mean()) if place == "loss" else F.cross_entropy
+    loss = (lambda z, y: square(z).sum(1).mean()) if place == "loss" else F.cross_entropy
     found = Objective(model, [(x, y)], loss=loss)
     assert found.gradient().norm() > 0
-    with pytest.raises(UserError, match="'Once' is marked once_differentiable"):
+    with pytest.raises(UserError, match=reason):
         matrix(found)
+
+
+def test_a_derivative_that_is_zero_hides_nothing() -> None:
+    found = Objective(
+        nn.Linear(4, 3).double(), [data(12)], loss=lambda z, y: Applied(Zero)(z).mean() + z.square().mean()
+    )
+    units = torch.eye(found.size, dtype=torch.float64)
+    plain = Objective(found.model, [data(12)], loss=lambda z, y: z.square().mean())
+    torch.testing.assert_close(hessian(found)(units), hessian(plain)(units))
 
 
 def test_gauss_newton_needs_outputs_and_loss_apart() -> None:

@@ -12,7 +12,9 @@ second derivative; no layer needs forward-mode rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -37,8 +39,8 @@ _MARK = getattr(_marked, "__code__")  # noqa: B009  # its type says only that it
 
 def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Parts:
     """The products with the Hessian of a loss, a scalar with a graph."""
-    require_twice_differentiable([loss])
-    slopes = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    with whole_graph([loss]):
+        slopes = _slopes(loss, parameters)
     wanted = [k for k, slope in enumerate(slopes) if slope is not None]
     heads = [slope for slope in slopes if slope is not None]
 
@@ -50,10 +52,10 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Parts:
 
 def gauss_newton_product(heads: Sequence[Tensor], parameters: Sequence[Tensor], bend: Parts) -> Parts:
     """J' B J v: J of the heads (tensors with a graph) by the parameters, B v = bend(v) a matrix between heads."""
-    require_twice_differentiable(heads)
     # Linear in the weights on the heads, so that its transpose is J.
-    weights = [torch.zeros_like(head, requires_grad=True) for head in heads]
-    pulled = torch.autograd.grad(heads, parameters, weights, create_graph=True, allow_unused=True)
+    weights = [torch.ones_like(head, requires_grad=True) for head in heads]
+    with whole_graph(heads):
+        pulled = torch.autograd.grad(heads, parameters, weights, create_graph=True, allow_unused=True)
     wanted = [k for k, one in enumerate(pulled) if one is not None]
     ends = [one for one in pulled if one is not None]
 
@@ -77,8 +79,8 @@ def curved_loss(
             "numbers or run under torch.no_grad()"
         )
     value = loss(free)
-    require_twice_differentiable([value])
-    slopes = torch.autograd.grad(value, at, create_graph=True, materialize_grads=True, allow_unused=True)
+    with whole_graph([value]):
+        slopes = _slopes(value, at, materialize_grads=True)
     if kind == "empirical-fisher":
         return value, heads, _outer([slope.detach() for slope in slopes], rows)
 
@@ -116,12 +118,21 @@ def require_rows(output: Tensor, rows: int) -> None:
         )
 
 
-def require_twice_differentiable(heads: Sequence[Tensor]) -> None:
-    """Raise UserError if in the graph of some tensors is an autograd function marked as differentiable once.
+def _slopes(loss: Tensor, at: Sequence[Tensor], **more: bool) -> tuple[Tensor, ...]:
+    """The gradient of a loss, with a graph, pulled back from a 1 that has one, so that every part of it must."""
+    seed = torch.ones_like(loss, requires_grad=True)
+    return torch.autograd.grad(loss, at, seed, create_graph=True, allow_unused=True, **more)
 
-    torch objects only where its incoming gradient has a graph; at the end of a loss it has none, and the second
-    derivative would silently be zero.
+
+@contextlib.contextmanager
+def whole_graph(heads: Sequence[Tensor]) -> Iterator[None]:
+    """Inside it, gradients with a graph are taken from some tensors; their own incoming gradients have one.
+
+    Raises UserError if that of an autograd function written in Python has none, because its backward pass is marked
+    once_differentiable or runs outside autograd (without grad, or through NumPy). Torch would go on, and what is
+    differentiated by it again would silently be zero.
     """
+    hooks, cut = [], dict[str, list[Tensor]]()
     ahead, seen = [head.grad_fn for head in heads], set()
     while ahead:
         node = ahead.pop()
@@ -129,12 +140,31 @@ def require_twice_differentiable(heads: Sequence[Tensor]) -> None:
             continue
         seen.add(node)
         made_by = getattr(node, "_forward_cls", None)  # of functions written in Python
-        if made_by is not None and getattr(made_by.backward, "__code__", None) is _MARK:
-            raise UserError(
-                f"the loss cannot be differentiated twice: the backward pass of '{made_by.__name__}' is marked "
-                "once_differentiable; use layers and losses of plain torch"
-            )
+        if made_by is not None:
+            if getattr(made_by.backward, "__code__", None) is _MARK:
+                raise UserError(_ONCE.format(made_by.__name__, "is marked once_differentiable"))
+            hooks.append(node.register_hook(partial(_look_for_graph, cut, made_by.__name__)))
         ahead += [before for before, _ in node.next_functions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, slopes in cut.items():
+        if any(slope.any() for slope in slopes):
+            raise UserError(_ONCE.format(name, "leaves autograd (torch.no_grad, detach or NumPy)"))
+
+
+_ONCE = "the loss cannot be differentiated twice: the backward pass of '{}' {}; use layers and losses of plain torch"
+
+
+def _look_for_graph(
+    cut: dict[str, list[Tensor]], name: str, outgoing: Sequence[Tensor | None], incoming: Sequence[Tensor | None]
+) -> None:
+    """Note what a backward pass gave without a graph where what it got has one."""
+    given = [slope for slope in outgoing if slope is not None]
+    if any(map(differentiable, incoming)) and not any(map(differentiable, given)):
+        cut.setdefault(name, []).extend(given)
 
 
 def transposed(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:
