@@ -237,10 +237,12 @@ def report(rows: Sequence[Row], column: str, share: Callable[[Row], str], out: P
     out.write_text(json.dumps({**where, "rows": every}, indent=2) + "\n")
 
 
-def merged(out: Path, where: Mapping[str, Any], rows: Sequence[Row], key: Callable[[Row], Hashable]) -> list[Row]:
+def merged(
+    out: Path, where: Mapping[str, Any], rows: Sequence[Row], key: Callable[[Row], Hashable], table: str = "rows"
+) -> list[Row]:
     """The rows with those of a file that they do not replace, if it is of the same machine and versions."""
     kept = json.loads(out.read_text()) if out.exists() else {}
-    old = kept["rows"] if {name: kept.get(name) for name in where} == where else []
+    old = kept.get(table, []) if {name: kept.get(name) for name in where} == where else []
     return list({key(row): row for row in [*old, *rows]}.values())
 
 

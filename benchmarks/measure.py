@@ -1,13 +1,21 @@
 """Seconds to the same accuracy: `ravine.measure` against curvlinops and PyHessian, in one process on one machine.
 
-    python benchmarks/measure.py [--rounds 7] [--case NAME] [--out benchmarks/results/measure.json]
+    python benchmarks/measure.py [--rounds 7] [--case NAME] [--quantity NAME] [--out benchmarks/results/measure.json]
+    python benchmarks/measure.py --only-search    # what needs no quiet machine
 
-Peers: the `bench` extra. Every side measures the Hessian of the same trained float32 model on the same rows, one
-thread, and pays for what it needs before its first product. Its own knob (a tolerance, a number of products) is taken
-from a ladder, loosest first: the first rung on which its root mean square error over six seeds is at most the one
-asked for (0.1 % of the largest eigenvalue, 3 % of the trace). Then the sides alternate. The spectral density is the
-same algorithm everywhere, so there the numbers of starts and nodes are equal. The ratio is the median over rounds, peer
-over ours; its interval Student's on the logarithm.
+Peers: the `bench` extra. Every side measures the Hessian, or the Gauss-Newton matrix, of the same trained float32
+model on the same rows, one thread, and pays for what it needs before its first product.
+
+First the accuracy: the knob of a side (a tolerance, a number of products) is taken from a ladder, loosest first: the
+first rung on which its root mean square error over 12 seeds is at most the one asked for (0.1 % of the largest
+eigenvalue, 3 % of the trace). Plain Hutchinson needs no search: the error of m products is the deviation of one,
+measured over 1,000, over the root of m. Knobs do not depend on the machine's load and are kept in the file.
+
+Then the sides alternate. The ratio is the median over rounds, peer over ours; its interval Student's on the logarithm.
+The spectral density is the same algorithm everywhere, so there the numbers of starts and nodes are equal; PyHessian's
+calls torch.eig, which torch has no more.
+
+A run of a part keeps the other rows of the file, if the machine and the versions are the same.
 """
 
 import argparse
@@ -17,12 +25,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from cases import CASES
 from curvlinops import (
+    GGNLinearOperator,
     HessianLinearOperator,
     hutchinson_trace,
     hutchpp_trace,
@@ -35,17 +45,18 @@ from rich.table import Table
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from fleet import interval
+from fleet import interval, merged
 from ravine import measure
 from ravine.problems import prepare
 from ravine.study.declare import machine, versions
 
 Row = dict[str, Any]
 EIGENVALUE_ERROR, TRACE_ERROR = 1e-3, 0.03
-SEEDS = 6
+SEEDS = 12
+DRAWS = 1000  # for the deviation of one draw of Hutchinson's
 STARTS, NODES = 8, 30
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
-PRODUCTS = (12, 24, 48, 96, 192, 384, 768)  # three and two divide each, as Hutch++ and XTrace want
+PRODUCTS = (12, 24, 36, 48, 72, 96, 144, 192, 288, 384)  # three and two divide each, as Hutch++ and XTrace want
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +68,22 @@ class Scene:
     loss: nn.Module
     batches: list[tuple[Tensor, Tensor]]
 
+    @property
+    def matrix(self) -> str:
+        """The name of its Hessian, which does not depend on how the rows are cut."""
+        return self.name.removesuffix(IN_PARTS)
+
     def ours(self, seed: int) -> measure.Operator:
         """Our Hessian."""
-        return measure.hessian(measure.Objective(self.model, self.batches, loss=self.loss, seed=seed))
+        return measure.hessian(self.objective(seed))
 
-    def curvlinops(self) -> HessianLinearOperator:
-        """The Hessian of curvlinops."""
-        return HessianLinearOperator(self.model, self.loss, list(self.model.parameters()), self.batches)
+    def objective(self, seed: int) -> measure.Objective:
+        """What we measure."""
+        return measure.Objective(self.model, self.batches, loss=self.loss, seed=seed)
+
+    def curvlinops(self, kind: type = HessianLinearOperator) -> Any:
+        """The Hessian of curvlinops, or another matrix."""
+        return kind(self.model, self.loss, list(self.model.parameters()), self.batches)
 
     def pyhessian(self) -> PyHessian:
         """The Hessian of PyHessian, which leaves gradients and mode of the model changed."""
@@ -73,9 +93,12 @@ class Scene:
         return PyHessian(self.model, self.loss, cuda=False, **given)
 
 
+IN_PARTS = ", in parts"
+
+
 def scene(name: str) -> Scene:
     """A case of the benchmarks after 150 steps of momentum; "..., in parts" cuts its rows into five batches."""
-    case = name.removesuffix(", in parts")
+    case = name.removesuffix(IN_PARTS)
     problem = CASES[case]()
     assert problem.loss is not None
     inputs, targets = (tensor[:1000] for tensor in prepare(problem).train.tensors)
@@ -89,7 +112,7 @@ def scene(name: str) -> Scene:
         optimizer.zero_grad()
         problem.loss(model(inputs[rows]), targets[rows]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    count = 5 if name.endswith("in parts") else 1
+    count = 5 if name.endswith(IN_PARTS) else 1
     batches = list(zip(inputs.chunk(count), targets.chunk(count), strict=True))
     return Scene(name, model, nn.CrossEntropyLoss(), batches)
 
@@ -99,13 +122,24 @@ Side = Callable[[Scene, float, int], float]
 
 
 def our_eigenvalue(at: Scene, tolerance: float, seed: int) -> float:
-    return float(measure.top_eigenvalues(at.ours(seed), tolerance=tolerance, seed=seed, max_products=1000).values[0])
+    return _our_top(at.ours(seed), tolerance, seed)
 
 
-def curvlinops_eigenvalue(at: Scene, tolerance: float, seed: int) -> float:
-    matrix = at.curvlinops()
-    start = torch.randn(matrix.shape[0], generator=torch.Generator().manual_seed(seed)).numpy()
-    return float(eigsh(matrix.to_scipy(), k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False)[0])
+def our_gauss_newton(at: Scene, tolerance: float, seed: int) -> float:
+    return _our_top(measure.gauss_newton(at.objective(seed)), tolerance, seed)
+
+
+def _our_top(matrix: measure.Operator, tolerance: float, seed: int) -> float:
+    return float(measure.top_eigenvalues(matrix, tolerance=tolerance, seed=seed, max_products=1000).values[0])
+
+
+def _curvlinops_top(kind: type) -> Side:
+    def side(at: Scene, tolerance: float, seed: int) -> float:
+        matrix = at.curvlinops(kind)
+        start = torch.randn(matrix.shape[0], generator=torch.Generator().manual_seed(seed)).numpy()
+        return float(eigsh(matrix.to_scipy(), k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False)[0])
+
+    return side
 
 
 def pyhessian_eigenvalue(at: Scene, tolerance: float, seed: int) -> float:
@@ -150,8 +184,12 @@ def curvlinops_density(at: Scene, _: float, seed: int) -> float:
 SIDES: dict[str, dict[str, Side]] = {
     "top eigenvalue": {
         "ravine": our_eigenvalue,
-        "curvlinops + eigsh": curvlinops_eigenvalue,
+        "curvlinops + eigsh": _curvlinops_top(HessianLinearOperator),
         "PyHessian": pyhessian_eigenvalue,
+    },
+    "top Gauss-Newton eigenvalue": {
+        "ravine": our_gauss_newton,
+        "curvlinops + eigsh": _curvlinops_top(GGNLinearOperator),
     },
     "trace": {
         "ravine": our_trace,
@@ -162,68 +200,77 @@ SIDES: dict[str, dict[str, Side]] = {
     },
     "density": {"ravine": our_density, "curvlinops": curvlinops_density},
 }
-LADDERS: dict[str, Sequence[float]] = {"top eigenvalue": TOLERANCES, "trace": PRODUCTS, "density": (NODES,)}
+PLAIN = ("curvlinops Hutchinson", "PyHessian")  # the traces that are means of independent draws
 
 
-def rung(side: Side, at: Scene, ladder: Sequence[float], truth: float, allowed: float) -> tuple[float, float] | None:
-    """(the first rung of the ladder that is accurate enough, its root mean square relative error); None without one."""
+def accuracy(at: Scene, quantity: str) -> list[Row]:
+    """For each side the loosest knob that is accurate enough, and its root mean square relative error, or None."""
+    about = {"matrix": at.matrix, "quantity": quantity}
+    if quantity == "density":
+        return [{**about, "side": side, "knob": NODES, "error": None} for side in SIDES[quantity]]
+    trace = quantity == "trace"
+    truth, allowed = (
+        true_trace(at.ours(0)) if trace else true_top(at, quantity),
+        TRACE_ERROR if trace else EIGENVALUE_ERROR,
+    )
+    rows: list[Row] = []
+    for name, side in SIDES[quantity].items():
+        knob: float | None
+        if trace and name in PLAIN:
+            spread = measure.trace(at.ours(0), probes=DRAWS, at_least=DRAWS, sketch=0).error * math.sqrt(DRAWS)
+            products = math.ceil((spread / truth / allowed) ** 2)
+            knob, error = float(products), spread / truth / math.sqrt(products)
+        else:
+            knob, error = rung(side, at, PRODUCTS if trace else TOLERANCES, truth, allowed)
+        rows.append({**about, "side": name, "knob": knob, "error": error})
+    return rows
+
+
+def rung(side: Side, at: Scene, ladder: Sequence[float], truth: float, allowed: float) -> tuple[float | None, float]:
+    """(the first rung of the ladder that is accurate enough, None without one; its root mean square relative error)."""
+    error = math.inf
     for step in ladder:
         errors = [side(at, step, seed) / truth - 1 for seed in range(SEEDS)]
         error = math.sqrt(statistics.fmean(e * e for e in errors))
         if error <= allowed:
             return step, error
-    return None
+    return None, error
 
 
-def compare(at: Scene, quantity: str, rounds: int) -> list[Row]:
-    """A row for each peer."""
-    ladder = LADDERS[quantity]
-    found: dict[str, tuple[float, float] | None]
-    if quantity == "density":
-        found = dict.fromkeys(SIDES[quantity], (float(NODES), math.nan))
-    else:
-        matrix = at.ours(0)
-        if quantity == "trace":
-            truth, allowed = true_trace(matrix), TRACE_ERROR
-        else:
-            truth = float(measure.top_eigenvalues(matrix, tolerance=1e-5, max_products=3000).values[0])
-            allowed = EIGENVALUE_ERROR
-        found = {name: rung(side, at, ladder, truth, allowed) for name, side in SIDES[quantity].items()}
+def compare(at: Scene, quantity: str, knobs: Sequence[Row], rounds: int) -> list[Row]:
+    """A row for each peer, at the knobs that `accuracy` found."""
+    found = {row["side"]: row for row in knobs if row["knob"] is not None}
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for k in range(rounds):
         for name in list(found) if k % 2 == 0 else list(found)[::-1]:
-            if (at_rung := found[name]) is not None:
-                began = time.perf_counter()
-                SIDES[quantity][name](at, at_rung[0], k)
-                seconds[name].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            SIDES[quantity][name](at, found[name]["knob"], k)
+            seconds[name].append(time.perf_counter() - began)
+
+    def told(name: str) -> Row:
+        return {"knob": found[name]["knob"], "error": found[name]["error"], "seconds": statistics.median(seconds[name])}
+
     rows: list[Row] = []
-    ours = found["ravine"]
-    assert ours is not None, f"no rung of ours reaches the {quantity} of {at.name}"
-    for name, chosen in found.items():
-        if name == "ravine":
-            continue
-        row: Row = {"case": at.name, "quantity": quantity, "peer": name, "rounds": rounds}
-        row |= {"ravine": {"knob": ours[0], "error": _number(ours[1]), "seconds": statistics.median(seconds["ravine"])}}
-        if chosen is None:
-            rows.append(row | {"reached": False})
-            continue
-        ratios = [theirs / mine for theirs, mine in zip(seconds[name], seconds["ravine"], strict=True)]
-        rows.append(
-            row
-            | {
-                "reached": True,
-                "theirs": {"knob": chosen[0], "error": _number(chosen[1]), "seconds": statistics.median(seconds[name])},
-                "ratio": statistics.median(ratios),
-                "interval": interval(ratios),
-            }
-        )
+    for name in SIDES[quantity]:
+        row: Row = {"case": at.name, "quantity": quantity, "peer": name, "rounds": rounds, "ravine": told("ravine")}
+        if name in found and name != "ravine":
+            ratios = [theirs / mine for theirs, mine in zip(seconds[name], seconds["ravine"], strict=True)]
+            row |= {"theirs": told(name), "ratio": statistics.median(ratios), "interval": interval(ratios)}
+        if name != "ravine":
+            rows.append(row)
     return rows
 
 
+def true_top(at: Scene, quantity: str) -> float:
+    """The largest eigenvalue, to a hundredth of EIGENVALUE_ERROR."""
+    matrix = at.ours(0) if quantity == "top eigenvalue" else measure.gauss_newton(at.objective(0))
+    return float(measure.top_eigenvalues(matrix, tolerance=1e-5, max_products=3000).values[0])
+
+
 def true_trace(matrix: measure.Operator, block: int = 64) -> float:
-    """The sum of the diagonal, by a product with every unit vector; of a large matrix to a tenth of TRACE_ERROR."""
+    """The sum of the diagonal, by a product with every unit vector; of a large matrix to a fifth of TRACE_ERROR."""
     if matrix.size > 10_000:
-        return measure.trace(matrix, tolerance=TRACE_ERROR / 10, probes=100_000, sketch=32, seed=SEEDS).value
+        return measure.trace(matrix, tolerance=TRACE_ERROR / 5, probes=100_000, sketch=32, seed=SEEDS).value
     total = 0.0
     for begin in range(0, matrix.size, block):
         count = min(block, matrix.size - begin)
@@ -233,40 +280,57 @@ def true_trace(matrix: measure.Operator, block: int = 64) -> float:
     return total
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 SCENES = ("dense 64-64-64-10", "dense 64-64-64-10, in parts", "convolutional 16-32")
 
 
-def main() -> None:
-    """Measures, prints, keeps."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--rounds", type=int, default=7)
-    words.add_argument("--case", choices=SCENES)
-    words.add_argument("--quantity", choices=list(SIDES))
-    words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measure.json")
-    given = words.parse_args()
-    torch.set_num_threads(1)
-    quantities = [given.quantity] if given.quantity else list(SIDES)
-    rows: list[Row] = []
-    for name in [given.case] if given.case else SCENES:
-        at = scene(name)
-        for quantity in quantities:
-            rows += compare(at, quantity, given.rounds)
+def show(rows: Sequence[Row]) -> None:
+    """Print the table."""
     table = Table("case", "quantity", "peer", "ours", "theirs", "ratio", "95 %")
     for row in rows:
         ours = f"{row['ravine']['seconds']:.3f} s"
-        if not row["reached"]:
+        if "theirs" not in row:
             table.add_row(row["case"], row["quantity"], row["peer"], ours, "accuracy not reached", "", "")
             continue
         low, high = row["interval"]
         theirs = f"{row['theirs']['seconds']:.3f} s"
         ratio = f"{row['ratio']:.2f}", f"{low:.2f} to {high:.2f}"
         table.add_row(row["case"], row["quantity"], row["peer"], ours, theirs, *ratio)
-    Console().print(table)
-    given.out.write_text(json.dumps({"machine": machine("cpu"), "versions": versions(), "rows": rows}, indent=2) + "\n")
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    """Searches, measures, prints, keeps."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--rounds", type=int, default=7)
+    words.add_argument("--case", choices=SCENES)
+    words.add_argument("--quantity", choices=list(SIDES))
+    words.add_argument("--only-search", action="store_true")
+    words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "measure.json")
+    given = words.parse_args()
+    torch.set_num_threads(1)
+    for name in [given.case] if given.case else SCENES:
+        at = scene(name)
+        for quantity in [given.quantity] if given.quantity else SIDES:
+            known = keep(given.out, "accuracy", [])
+            knobs = [row for row in known if (row["matrix"], row["quantity"]) == (at.matrix, quantity)]
+            if not knobs:
+                knobs = accuracy(scene(at.matrix), quantity)
+                keep(given.out, "accuracy", knobs)
+            if not given.only_search:
+                rows = compare(at, quantity, knobs, given.rounds)
+                keep(given.out, "rows", rows)
+                show(rows)
+
+
+def keep(out: Path, table: str, rows: Sequence[Row]) -> list[Row]:
+    """Put rows into a table of the file; returns the whole table."""
+    where = {"machine": machine("cpu"), "versions": versions()}
+    names = {"accuracy": ("matrix", "quantity", "side"), "rows": ("case", "quantity", "peer")}
+    tables = {
+        one: merged(out, where, rows if one == table else [], itemgetter(*key), one) for one, key in names.items()
+    }
+    out.write_text(json.dumps({**where, **tables}, indent=2) + "\n")
+    return tables[table]
 
 
 if __name__ == "__main__":
