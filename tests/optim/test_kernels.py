@@ -1,5 +1,7 @@
 """Torch's kernels step as the bodies of the rules do, and are called only where that is so."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     step = batches.Called.step
 
     def counted(one: batches.Called) -> None:
-        found.append(len(one.sources))
+        found.append(len(one.places) + len(one.sources))
         step(one)
 
     monkeypatch.setattr(batches.Called, "step", counted)
@@ -83,6 +85,15 @@ def test_a_kernel_is_the_body(make: Make, dtype: torch.dtype, decay: float, maxi
     assert calls == [len(SIZES)] * 8
 
 
+@pytest.fixture(params=[False, True], ids=["small numbers", "small numbers are 0"])
+def _smallest(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether the processor takes numbers below the smallest normal one for 0, as it does in the fleet's workers."""
+    torch.set_flush_denormal(request.param)
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.usefixtures("_smallest")
 def test_without_momentum_the_velocity_is_the_gradient() -> None:
     params = parameters(dtype=torch.float64, shapes=[(70,)])
     optimizer = Momentum(params, momentum=0.9)

@@ -9,7 +9,7 @@ has none for a parameter whose gradient is late. Here half precision has the bod
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
@@ -42,7 +42,7 @@ def _sgd(
     """``v <- momentum v + (1 - dampening) g; w <- w - lr v``, or ``w - lr (g + momentum v)`` with nesterov."""
     if velocities and not momentum:  # the kernel would leave them alone, and they are to become the gradient
         torch._foreach_zero_(velocities)
-        momentum = math.ulp(0.0)
+        momentum = sys.float_info.min  # normal: the processor may take smaller numbers for 0
     torch._fused_sgd_(
         params,
         grads,
