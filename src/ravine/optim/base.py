@@ -39,6 +39,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     - ``p.grad`` is only read. Parameters that are not real raise `UserError`.
     - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
       where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
+    - Where torch has a kernel of the rule, it steps contiguous parameters on the CPU in float32 and float64
+      (`ravine.optim.kernels`); all others are stepped by the body of the rule.
     - `compile`, and ``torch.compile(optimizer.step)``, make one graph, while any hyper-parameter changes.
     """
 
@@ -176,8 +178,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         It spares what ``torch.compile(optimizer.step)`` spends on each call. ``compiler`` is a backend as
         ``torch.compile`` takes it, a function ``(graph, example_inputs) -> callable``; Inductor if there is none.
-        What a graph is not worth compiling for steps as before: sparse gradients that touch rows, and more than eight
-        different sets of parameters with gradients. Copies of the optimizer are not compiled.
+        What a graph is not worth compiling for steps as before: what torch's own kernels step, sparse gradients that
+        touch rows, and more than eight different sets of parameters with gradients. Copies of the optimizer are not
+        compiled.
         """
         self._program = Program(compiler)
 

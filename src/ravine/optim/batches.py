@@ -211,13 +211,15 @@ class Given:
 
     def traits(self) -> tuple[list[Any], ...]:
         """What may change of a tensor that stays the same object, or comes anew with every gradient."""
+        layouts = [grad.layout for grad in self.grads]
+        strided = layouts.count(torch.strided) == len(layouts)
         return (
             [param.dtype for param in self.params],
             [param.device for param in self.params],
             [param.is_contiguous() for param in self.params],
             [grad.dtype for grad in self.grads],
-            [grad.layout for grad in self.grads],
-            [in_line(grad) for grad in self.grads],
+            layouts,
+            [grad.is_contiguous() for grad in self.grads] if strided else [in_line(grad) for grad in self.grads],
         )
 
 
@@ -244,16 +246,26 @@ class Taken:
 
 @dataclass(frozen=True)
 class Called:
-    """What one call of torch's kernel steps, and the gradients of the group; ``kernel`` knows the numbers."""
+    """What one call of torch's kernel steps, and the gradients of the group.
+
+    ``kernel``: with its numbers. ``columns``: parameters with a strided gradient, and each slot of theirs. ``places``:
+    where their gradients are. ``sources``: those of the other parameters.
+    """
 
     kernel: Kernel
+    columns: list[list[Tensor]]
+    places: list[int]
     sources: list[Source]
     grads: list[Tensor]
 
     def step(self) -> None:
         """Step all of it."""
-        pieces = [source.gather(self.grads) for source in self.sources]
-        self.kernel(*map(list, zip(*pieces, strict=True)))
+        params, *slots = self.columns
+        columns = [params, [self.grads[k] for k in self.places], *slots]
+        if self.sources:
+            pieces = [source.gather(self.grads) for source in self.sources]
+            columns = [[*column, *rest] for column, rest in zip(columns, zip(*pieces, strict=True), strict=True)]
+        self.kernel(*columns)
         for source in self.sources:
             source.scatter()
 
@@ -273,10 +285,15 @@ class Alike:
         self.numbers = {
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
-        packs = [] if kernel else self._packs(given, places)
-        together = {k for pack in packs for k in pack.places}
-        alone = [Whole(given, k) for k in places if k not in together]
         layouts = [grad.layout for grad in given.grads]
+        packs = [] if kernel else self._packs(given, places)
+        self.places = [k for k in places if kernel and layouts[k] is torch.strided]
+        self.columns = [
+            [given.params[k] for k in self.places],
+            *([given.state[given.params[k]][name] for k in self.places] for name in self.rule.slots),
+        ]
+        together = {*self.places, *(k for pack in packs for k in pack.places)}
+        alone = [Whole(given, k) for k in places if k not in together]
         self.sources: list[Source] = [*packs, *(one for one in alone if layouts[one.place] is not torch.sparse_coo)]
         self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
@@ -301,9 +318,9 @@ class Alike:
             rests = self.rule.rests and not values["weight_decay"]
             sources = [*sources, *(Rows(whole) if rests else whole for whole in self.sparse)]
         if self.kernel:
-            numbers = self._numbers(values)
+            kernel = partial(self.kernel, **self._numbers(values), maximize=maximize)
             self._record()
-            return Called(partial(self.kernel, **numbers, maximize=maximize), sources, given.grads)
+            return Called(kernel, self.columns, self.places, sources, given.grads)
         if values is not self.given or maximize != self.common.maximize or self.values:
             self.given, self.common = values, self._common(values, maximize, room)
         return Taken(self.common, sources, given.grads)
