@@ -4,7 +4,7 @@
 
 The peer is the best that a user would do by hand: plain loops with torch.optim.SGD(momentum=0.9, fused=True), one
 single-threaded process per core. Both sides train the same runs on the same data and evaluate them on the same
-validation rows after the same steps; both have warm processes; they alternate. The ratio is the median over rounds,
+validation rows after the same steps, and on the first training rows before and after; both have warm processes; they alternate. The ratio is the median over rounds,
 its interval Student's on the logarithm.
 
 For the dense net also the share that the step reaches of its own limit: the summed times of its matrix products, each
@@ -28,10 +28,12 @@ from loky.process_executor import ProcessPoolExecutor
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
+from torch import nn
 
 from ravine.fleet import train
 from ravine.fleet.choose import Choice, compiler
-from ravine.problems import prepare
+from ravine.fleet.task import TRAIN_ROWS
+from ravine.problems import Problem, prepare
 from ravine.study import worker
 from ravine.study.declare import machine, versions
 from ravine.study.engine import LocalEngine, cores
@@ -39,24 +41,29 @@ from ravine.study.worker import Assignment
 
 Row = dict[str, Any]
 SECONDS = 4.0  # that one side of a round should take
+RATE = 1e-5  # learning rate: so small that no case diverges, since the fleet drops what does
 
 
 def plain_runs(case: str, runs: int, steps: int) -> float:
-    """The peer: trains `runs` runs one after the other by hand; returns a loss, so that nothing is optimized away."""
+    """The peer: trains `runs` runs one after the other by hand, and judges them where the fleet judges its own.
+
+    Returns a sum of losses, so that nothing is optimized away.
+    """
     torch.set_num_threads(1)
     problem = EVERY[case]()
     data = prepare(problem)
     inputs, targets = data.train.tensors
-    validation = data.validation.tensors
+    first = inputs[:TRAIN_ROWS], targets[:TRAIN_ROWS]
     evaluations = set(train.evaluation_steps(steps))
     total = 0.0
     for seed in range(runs):
         torch.manual_seed(seed)
         model = problem.model()
         assert problem.loss is not None
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, fused=True)
         order = torch.randperm(len(inputs))
         place = 0
+        total += judged(model, problem, first)
         for step in range(1, steps + 1):
             if place + problem.batch_size > len(inputs):
                 order, place = torch.randperm(len(inputs)), 0
@@ -67,13 +74,20 @@ def plain_runs(case: str, runs: int, steps: int) -> float:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step in evaluations:
-                model.eval()
-                with torch.no_grad():
-                    outputs = model(validation[0])
-                    total += float(problem.loss(outputs, validation[1]))
-                    total += sum(float(metric(outputs, validation[1])) for metric in problem.metrics.values())
-                model.train()
+                total += judged(model, problem, data.validation.tensors)
+        total += judged(model, problem, first)
     return total
+
+
+@torch.no_grad()
+def judged(model: nn.Module, problem: Problem, rows: Sequence[torch.Tensor]) -> float:
+    """The loss and the metrics on rows, summed."""
+    inputs, targets = rows
+    assert problem.loss is not None
+    model.eval()
+    outputs = model(inputs)
+    model.train()
+    return float(problem.loss(outputs, targets)) + sum(float(of(outputs, targets)) for of in problem.metrics.values())
 
 
 class Peer:
@@ -97,7 +111,7 @@ class Peer:
 
 def fleet_seconds(engine: LocalEngine, choice: Choice, runs: int, steps: int, scratch: Path) -> float:
     """Wall time of `runs` runs in all, in chunks as a study cuts them."""
-    trials = [train.Trial(run % 20, {"lr": 0.01, "momentum": 0.9}) for run in range(runs)]  # as on the evaluation seeds
+    trials = [train.Trial(run % 20, {"lr": RATE, "momentum": 0.9}) for run in range(runs)]  # as on the evaluation seeds
     count = engine.workers * math.ceil(runs / engine.workers / choice.size)
     parts = [tuple(part) for part in np.array_split(np.array(trials, dtype=object), count) if len(part)]
     works = [
