@@ -4,8 +4,8 @@
 
 The peer is the best that a user would do by hand: plain loops with torch.optim.SGD(momentum=0.9, fused=True), one
 single-threaded process per core. Both sides train the same runs on the same data and evaluate them on the same
-validation rows after the same steps, and on the first training rows before and after; both have warm processes; they alternate. The ratio is the median over rounds,
-its interval Student's on the logarithm.
+validation rows after the same steps, and on the first training rows before and after; both have warm processes; they
+alternate. The ratio is the median over rounds, its interval Student's on the logarithm.
 
 For the dense net also the share that the step reaches of its own limit: the summed times of its matrix products, each
 at its best layout, measured in the same process.
