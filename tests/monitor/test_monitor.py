@@ -284,7 +284,7 @@ def test_dear_signals_keep_to_the_budget(clock: Clock, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(watcher, "_taken", dear)
     train(case, optimizer, 2000, clock)
-    assert 0.01 < watcher.budget.overhead <= 0.0175
+    assert 0.03 < watcher.budget.overhead <= 0.04
     kinds = [watcher.steps[name].drop_nulls().len() for name in ("noise_trace", "sharpness", "update_curvature")]
     assert min(kinds) >= 3 and max(kinds) - min(kinds) <= 1
     assert watcher.steps.height == 2000  # no step is too short here

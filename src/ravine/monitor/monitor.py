@@ -117,6 +117,8 @@ class Monitor:
         """The number of the last step."""
         self._place, self._burst, self._resting = 0, BURST, 0  # the next step in its burst, its length, steps to rest
         self._group = largest(optimizer)
+        self._given: dict[str, Any] = {}  # its hyper-parameters, and what they say
+        self._settings = settings(optimizer, self._group)
         self._look = 0.0  # seconds of monitoring in the step under way
         self._trained = 0.0  # training seconds at the last step watched
         self._stored = 0.0  # training seconds at the last storing
@@ -221,10 +223,19 @@ class Monitor:
 
     # The hooks.
 
-    @torch.no_grad()
     def _before_step(self, *_: object) -> None:
+        if not self._resting:
+            self._look_before()
+
+    def _after_step(self, *_: object) -> None:
+        self.step += 1
         if self._resting:
-            return
+            self._resting -= 1
+        else:
+            self._look_after()
+
+    @torch.no_grad()
+    def _look_before(self) -> None:
         self.budget.enter(self._place == TIMED)
         if self._place == 0 or not self._signals.in_place():
             self._begin_burst()
@@ -237,13 +248,9 @@ class Monitor:
         self._look = self.budget.leave(self._place == TIMED)
 
     @torch.no_grad()
-    def _after_step(self, *_: object) -> None:
-        self.step += 1
-        if self._resting:
-            self._resting -= 1
-            return
+    def _look_after(self) -> None:
         self.budget.enter(self._place == TIMED)
-        found = settings(self._optimizer, self._group)
+        found = self._set_to()
         products = self._signals.after(found.memory, found.maximize)
         row = {
             "step": self.step,
@@ -274,10 +281,17 @@ class Monitor:
         if self._rows.count >= STORE_ROWS or self.budget.training - self._stored > STORE_SECONDS:
             self._store_on_the_way()
 
+    def _set_to(self) -> Settings:
+        """What the group is set to, made again when it changes; a tensor may change unseen."""
+        given = {name: value for name, value in self._group.items() if name != "params"}
+        if given != self._given or any(isinstance(value, Tensor) for value in given.values()):
+            self._given, self._settings = given, settings(self._optimizer, self._group)
+        return self._settings
+
     def _begin_burst(self) -> None:
         """Follow what the optimizer steps now, along the top eigenvector that is known now."""
         self._group = largest(self._optimizer)
-        memory = settings(self._optimizer, self._group).memory
+        memory = self._set_to().memory
         self._burst = max(BURST, math.ceil(MEMORIES / (1 - memory)))
         parameters = _watched(self._optimizer)
         if not self._signals.fits(parameters):

@@ -78,8 +78,7 @@ class Signals:
         if maximize:
             g.neg_()
         square = torch.dot(g, g)
-        g.nan_to_num_(0.0, 0.0, 0.0)  # what is not finite must not stay in the average
-        average.lerp_(g, 1 - memory)
+        average.lerp_(torch.where(square.isfinite(), g, 0.0), 1 - memory)  # what is not finite must not stay in it
         self.averaged += 1
         length = torch.dot(u, u)
         known = self._last_square is not None

@@ -70,7 +70,7 @@ class Sketch:
 
     def _pieces(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Views of (blocks of the sampled tensors, the other tensors)."""
-        flat = [t.detach().reshape(-1) for t in tensors]
+        flat = [(t.detach() if t.requires_grad else t).reshape(-1) for t in tensors]
         blocks = [flat[k].as_strided((count, BLOCK), (stride, 1)) for k, count, stride in self._sampled]
         return blocks, [flat[k] for k in self._whole]
 
