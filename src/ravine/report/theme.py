@@ -61,6 +61,8 @@ CONFIG: dict[str, Any] = {
         "labelOverlap": "greedy",
         "labelFlush": True,
     },
+    # Fitting goes by the labels of a first layout; where wider ones come in the second, the title would be cut off.
+    "axisLeft": {"minExtent": 32},
     "legend": {
         "orient": "top",
         "direction": "horizontal",
