@@ -12,7 +12,7 @@ from ravine.errors import UserError
 
 CHEAP_SHARE = 0.5
 """The part of the budget that the cheap signals may take by the clock; beyond it steps are left out."""
-AIM = 0.8
+AIM = 0.7
 """The part of the budget that the clock may show. What it cannot see, such as colder caches, comes on top."""
 BURST = 64
 """Steps watched in a row. Between bursts the monitor rests, if it must."""
