@@ -28,8 +28,12 @@ GRAPHS = 8
 
 
 def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-    """Torch's compiler; the layouts that it would assert at every call are known to be right."""
-    made: Callable[..., Any] = torch._inductor.compile(graph, list[Any](examples), options={"size_asserts": False})
+    """Torch's compiler; the layouts that it would assert at every call are known to be right.
+
+    What two kernels need is computed by both: to keep it between them would take memory, and passes over it.
+    """
+    options = {"size_asserts": False, "realize_reads_threshold": 64, "realize_opcount_threshold": 256}
+    made: Callable[..., Any] = torch._inductor.compile(graph, list[Any](examples), options=options)
     return made
 
 

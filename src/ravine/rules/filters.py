@@ -34,31 +34,33 @@ class FilteredDescent(Rule):
     }
     slots = ("exp_avg", "exp_var")
     counts = True
-    rooms = ("residual", "gain", "estimate")
+    rooms = ("residual", "gain")
 
     def __init__(self, gain: Gain = "sqrt(K)") -> None:
         self.gain = gain
 
     def coefficients(self, h: Numbers) -> Numbers:
         b1, b2, t = h["beta1"], h["beta2"], h["step"]
+        unbias, of_mean = 1 / (1 - b1**t), (1 - b1) * (1 - b1 ** (2 * t)) / ((1 + b1) * (1 - b2**t))
+        by_gain = {"K": of_mean, "2K": 2 * of_mean, "sqrt(K)": of_mean**0.5}[self.gain]
         return {
             **h,
             "gain1": 1 - b1,
             "gain2": 1 - b2,
-            "unbias": 1 / (1 - b1**t),
-            "of_mean": (1 - b1) * (1 - b1 ** (2 * t)) / ((1 + b1) * (1 - b2**t)),
+            "unbias": unbias,
+            "of_mean": of_mean,
+            "along_mean": h["lr"] * unbias,
+            "along_residual": h["lr"] * by_gain,
         }
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        residual, gain, estimate = (room(state, name, param) for name in self.rooms)
+        residual, gain = (room(state, name, param) for name in self.rooms)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         variance = state["exp_var"].lerp_(torch.sub(grad, mean, out=residual).square_(), c["gain2"])
-        torch.mul(variance, c["of_mean"], out=gain)
         torch.addcmul(grad, mean, c["unbias"], value=-1, out=residual)
-        gain.div_(torch.addcmul(gain, residual, residual, out=estimate).add_(c["eps"]))
+        torch.addcmul(c["eps"], variance, c["of_mean"], out=gain).addcmul_(residual, residual)
+        torch.div(variance, gain, out=gain)  # K, but for a factor that all elements share: it comes with the step
         if self.gain == "sqrt(K)":
             gain.sqrt_()
-        elif self.gain == "2K":
-            gain.mul_(2)
-        torch.mul(mean, c["unbias"], out=estimate).addcmul_(gain, residual)
-        param.addcmul_(estimate, c["lr"], value=-1)
+        param.addcmul_(mean, c["along_mean"], value=-1)
+        param.addcmul_(gain.mul_(c["along_residual"]), residual, value=-1)
