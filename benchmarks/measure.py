@@ -150,9 +150,8 @@ def pyhessian_eigenvalue(at: Scene, tolerance: float, seed: int) -> float:
 
 
 def our_trace(at: Scene, products: float, seed: int) -> float:
-    sketch = min(8, int(products) // 3)
-    probes = int(products) - 2 * sketch
-    return measure.trace(at.ours(seed), probes=probes, at_least=probes, sketch=sketch, seed=seed).value
+    probes = int(products) // 2
+    return measure.trace(at.ours(seed), probes=probes, at_least=probes, sketch=probes, seed=seed).value
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +294,7 @@ def true_top(at: Scene, quantity: str) -> float:
 def true_trace(matrix: measure.Operator, block: int = 64) -> float:
     """The sum of the diagonal, by a product with every unit vector; of a large matrix to a fifth of TRACE_ERROR."""
     if matrix.size > 10_000:
-        return measure.trace(matrix, tolerance=TRACE_ERROR / 5, probes=100_000, sketch=32, seed=SEEDS).value
+        return measure.trace(matrix, tolerance=TRACE_ERROR / 5, probes=100_000, sketch=256, seed=SEEDS).value
     total = 0.0
     for begin in range(0, matrix.size, block):
         count = min(block, matrix.size - begin)

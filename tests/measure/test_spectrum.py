@@ -3,46 +3,11 @@ import math
 import pytest
 import torch
 
-from cases_measure import assert_unbiased, dense_hessian, objective, operator, symmetric
+from cases_measure import assert_unbiased, operator, symmetric
 from ravine import measure
 from ravine.errors import UserError
 
 MATRIX = symmetric(torch.cat([torch.tensor([30.0, 12.0, -5.0]), torch.linspace(-1, 2, 37)]), seed=3)
-TRACE = float(MATRIX.trace())
-
-
-@pytest.mark.parametrize("sketch", [0, 4])
-def test_the_trace_is_unbiased_within_its_error(sketch: int) -> None:
-    found = [measure.trace(operator(MATRIX), probes=24, at_least=24, sketch=sketch, seed=seed) for seed in range(200)]
-    assert_unbiased([one.value for one in found], [one.error for one in found], TRACE)
-
-
-def test_the_error_of_hutchinsons_trace_is_the_analytic_one() -> None:
-    """Rademacher probes have the variance 2 (|H|_F^2 - sum H_ii^2)."""
-    found = measure.trace(operator(MATRIX), probes=4000, at_least=4000, sketch=0)
-    variance = 2 * (MATRIX.square().sum() - MATRIX.diag().square().sum())
-    assert found.error * math.sqrt(4000) == pytest.approx(math.sqrt(variance), rel=0.05)
-
-
-def test_the_trace_stops_on_its_standard_error() -> None:
-    loose = measure.trace(operator(MATRIX), tolerance=0.2, sketch=0)
-    tight = measure.trace(operator(MATRIX), tolerance=0.05, sketch=0)
-    assert loose.draws < tight.draws < 1000
-    assert tight.error <= 0.05 * abs(tight.value)
-    assert measure.trace(operator(MATRIX), tolerance=0.0, probes=40).draws == 40
-
-
-def test_the_sketch_takes_large_eigenvalues_out_of_the_error() -> None:
-    plain = measure.trace(operator(MATRIX), probes=64, at_least=64, sketch=0)
-    sketched = measure.trace(operator(MATRIX), probes=64, at_least=64, sketch=8)
-    assert sketched.error < plain.error / 3
-    exact = measure.trace(operator(MATRIX[:6, :6]), probes=2, at_least=2, sketch=6)
-    assert exact.value == pytest.approx(float(MATRIX[:6, :6].trace()), rel=1e-12)
-
-
-def test_the_trace_of_a_net() -> None:
-    found = measure.trace(measure.hessian(objective()), tolerance=0.01)
-    assert abs(found.value - float(dense_hessian().trace())) < 4 * found.error
 
 
 @pytest.mark.parametrize("power", [1, 2, 3])
@@ -86,8 +51,6 @@ def test_the_density_of_a_vector_is_its_share_of_each_eigenvector() -> None:
 
 
 def test_wrong_use_gets_a_sentence() -> None:
-    with pytest.raises(UserError, match="needs 2 <= at_least <= probes"):
-        measure.trace(operator(MATRIX), probes=1, at_least=1)
     with pytest.raises(UserError, match="needs 2 starts"):
         measure.spectral_density(operator(MATRIX), starts=1)
     with pytest.raises(UserError, match="at least 1 node"):
@@ -95,7 +58,5 @@ def test_wrong_use_gets_a_sentence() -> None:
     with pytest.raises(UserError, match="zero or not finite"):
         measure.spectral_density(operator(MATRIX), vectors=torch.zeros(1, 40, dtype=torch.float64))
     broken = operator(torch.full((4, 4), torch.nan, dtype=torch.float64))
-    with pytest.raises(UserError, match="not finite"):
-        measure.trace(broken, sketch=0)
     with pytest.raises(UserError, match="not finite"):
         measure.spectral_density(broken)

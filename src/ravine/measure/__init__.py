@@ -30,7 +30,7 @@ from ravine.measure.momentum import (
     stability_margin,
 )
 from ravine.measure.noise import NoiseScale, noise_scale, pooled, search_direction_noise, smoothing
-from ravine.measure.spectrum import SpectralDensity, spectral_density, trace
+from ravine.measure.spectrum import SpectralDensity, spectral_density
 from ravine.measure.theory import (
     Mode,
     effective_batch,
@@ -43,6 +43,7 @@ from ravine.measure.theory import (
     stationary_gain,
     stationary_variance,
 )
+from ravine.measure.traces import trace
 
 __all__ = [
     "Eigenpairs",

@@ -1,4 +1,4 @@
-"""Trace and spectral density of a symmetric matrix that is known by its products: stochastic, with standard errors."""
+"""Spectral density of a symmetric matrix that is known by its products: stochastic, with standard errors."""
 
 from __future__ import annotations
 
@@ -11,55 +11,7 @@ from torch import Tensor
 from ravine.curvature import Operator
 from ravine.errors import UserError
 from ravine.measure.estimate import Estimate, mean
-
-AT_ONCE = 8  # vectors whose products are taken together
-
-
-def trace(
-    matrix: Operator,
-    *,
-    tolerance: float = 0.05,
-    probes: int = 1000,
-    at_least: int = 16,
-    sketch: int = 8,
-    seed: int = 0,
-) -> Estimate:
-    """tr H by Hutchinson's mean of v' H v over random signs v, which stops on its own standard error.
-
-    Before it, `sketch` random products find the largest part of the matrix, Q = orth(H S), whose trace q' H q is
-    taken exactly; the probes see the rest, (I - QQ') H (I - QQ'), so few large eigenvalues cost no accuracy (Hutch++,
-    Meyer et al. 2021, with a fixed split). 2 `sketch` products go into that; 0 leaves it out.
-
-    Stops when the error is at most tolerance |value|, after `at_least` probes, or at `probes` of them. The estimate is
-    unbiased at a fixed number of probes (at_least = probes).
-
-    Raises UserError when there are fewer than two probes, or a product is not finite.
-    """
-    if not 2 <= at_least <= probes:
-        raise UserError(f"a trace with a standard error needs 2 <= at_least <= probes, not {at_least} and {probes}")
-    size, dtype, device = matrix.size, matrix.dtype, matrix.device
-    generator = torch.Generator().manual_seed(seed)
-
-    def signs(count: int) -> Tensor:
-        return (torch.randint(0, 2, (count, size), generator=generator) * 2 - 1).to(device, dtype)
-
-    known, frame = 0.0, torch.zeros(0, size, dtype=dtype, device=device)
-    if sketch:
-        frame = torch.linalg.qr(_products(matrix, signs(min(sketch, size))).T)[0].T
-        known = float((frame * _products(matrix, frame)).sum())
-    draws: list[float] = []
-    while True:
-        count = min(AT_ONCE, probes - len(draws))
-        vectors = signs(count)
-        vectors -= (vectors @ frame.T) @ frame
-        draws += (vectors * _products(matrix, vectors)).sum(1).tolist()
-        rest = mean(draws)
-        value = known + rest.value
-        if not math.isfinite(value):
-            raise UserError("a product with the curvature matrix is not finite: training has diverged or divides by 0")
-        enough = len(draws) >= at_least and rest.error <= tolerance * abs(value)
-        if enough or len(draws) >= probes:
-            return Estimate(value, rest.error, rest.draws)
+from ravine.measure.traces import products
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +75,7 @@ def spectral_density(
     small = torch.zeros(starts, steps, steps, dtype=torch.float64)
     for j in range(steps):
         basis[:, j] = current
-        rest = _products(matrix, current)
+        rest = products(matrix, current)
         for _ in range(2):  # the second time removes what rounding left
             inside = torch.einsum("sjp,sp->sj", basis[:, : j + 1], rest)
             rest = rest - torch.einsum("sjp,sj->sp", basis[:, : j + 1], inside)
@@ -139,7 +91,3 @@ def spectral_density(
         raise UserError("a product with the curvature matrix is not finite: training has diverged or divides by 0")
     theta, shapes = torch.linalg.eigh(small)
     return SpectralDensity(theta, shapes[:, 0, :] ** 2)
-
-
-def _products(matrix: Operator, vectors: Tensor) -> Tensor:
-    return torch.cat([matrix(block) for block in torch.split(vectors, AT_ONCE)])
