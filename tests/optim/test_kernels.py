@@ -130,6 +130,50 @@ def test_what_does_not_lie_in_line_has_the_body_at_that_step(calls: list[int]) -
     assert calls == [2, 2, 1, 1, 2, 1, 1, 2, 2]
 
 
+def test_autograd_sees_what_a_kernel_has_stepped() -> None:
+    params = [torch.ones(3).requires_grad_(), torch.ones(2, 2).requires_grad_()]
+    loss = torch.stack([(param**2).sum() for param in params]).sum()
+    torch.autograd.backward(loss, retain_graph=True)
+    SGD(params, lr=1.0).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
+
+
+@pytest.mark.parametrize("gradient", ["old", "new"])
+def test_a_parameter_of_another_shape_than_its_state_raises(gradient: str) -> None:
+    params = parameters(shapes=[(4, 3)])
+    optimizer = Momentum(params)
+    run(optimizer, params, range(1))
+    params[0].data = torch.zeros(3, 4)  # as many elements, so that a kernel could step them in the wrong order
+    if gradient == "new":
+        give_gradients(params, 1)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        optimizer.step()
+    assert not params[0].any()
+
+
+def test_a_negative_view_is_a_gradient() -> None:
+    real, imaginary = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    torch.autograd.backward((torch.complex(real, imaginary).conj() ** 2 * (1 + 2j)).abs())
+    assert imaginary.grad is not None
+    assert imaginary.grad.is_neg()
+    wanted = imaginary.detach() - imaginary.grad
+    SGD([imaginary], lr=1.0).step()
+    assert torch.equal(imaginary, wanted)
+
+
+@called
+def test_torchs_defaults_change_nothing(make: Make) -> None:
+    ours, twins = parameters(), parameters()
+    optimizer, twin = make(ours), make(twins)
+    for k in range(3):
+        give_gradients(ours, k)
+        with torch.device("meta"):
+            optimizer.step()
+        run(twin, twins, range(k, k + 1))
+    assert_alike(optimizer, ours, twin, twins)
+
+
 def test_gradients_with_gaps_in_their_rows_are_stepped_right() -> None:
     params = [torch.zeros(4, 3).requires_grad_()]
     values = torch.arange(12.0).view(3, 4).t()[:2]  # of two rows, not contiguous

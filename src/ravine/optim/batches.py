@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move, plain
 from ravine.optim.kernels import Kernel, kernel_of, takes
@@ -201,8 +202,9 @@ class Given:
             return None
         param, grad = self.params[place], self.grads[place]
         slots = (self.state[param][name] for name in self.rule.slots)
-        fits = grad.dtype == param.dtype and (in_line(grad) or grad.layout is not torch.strided)
-        return kernel if fits and takes((param, *slots)) else None
+        fits = grad.dtype == param.dtype and grad.shape == param.shape
+        in_order = in_line(grad) or grad.layout is not torch.strided
+        return kernel if fits and in_order and takes((param, *slots)) else None
 
     def stack(self, place: int) -> torch.Size | None:
         """The shape that a parameter is to share with those that it is gathered with, if it is to share one."""
@@ -214,6 +216,7 @@ class Given:
         layouts = [grad.layout for grad in self.grads]
         strided = layouts.count(torch.strided) == len(layouts)
         return (
+            [param.shape for param in self.params],
             [param.dtype for param in self.params],
             [param.device for param in self.params],
             [param.is_contiguous() for param in self.params],
@@ -261,11 +264,12 @@ class Called:
     def step(self) -> None:
         """Step all of it."""
         params, *slots = self.columns
-        columns = [params, [self.grads[k] for k in self.places], *slots]
+        columns = [params, [self.grads[k].resolve_neg() for k in self.places], *slots]
         if self.sources:
             pieces = [source.gather(self.grads) for source in self.sources]
             columns = [[*column, *rest] for column, rest in zip(columns, zip(*pieces, strict=True), strict=True)]
         self.kernel(*columns)
+        increment_version(columns[0])  # kernels do not, and autograd would go back through the stepped parameters
         for source in self.sources:
             source.scatter()
 

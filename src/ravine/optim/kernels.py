@@ -5,6 +5,7 @@ rule, equal up to rounding, so it is called only for what it is proved on: conti
 float64 throughout. Torch's fused optimizers have faults that begin elsewhere (torch 2.13): in half precision their SGD
 leaves elements where they are, after an overflow at the first step it takes a velocity that nobody has filled, and it
 has none for a parameter whose gradient is late. Here half precision has the body, and every velocity begins as zeros.
+Nor do the kernels look at shapes, or tell autograd of what they write: the caller sees to both.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _adagrad(
     weight_decay: float = 0.0,
     maximize: bool,
 ) -> None:
-    steps = [torch.tensor(1.0)] * len(params)  # only lr_decay goes by them
+    steps = [_count(1.0)] * len(params)  # only lr_decay goes by them
     torch._fused_adagrad_(
         params, grads, sums, steps, lr=lr, lr_decay=0.0, weight_decay=weight_decay, eps=eps, maximize=maximize
     )
@@ -119,7 +120,7 @@ def _adam(
         means,
         squares,
         [],
-        [torch.tensor(step)] * len(params),
+        [_count(step)] * len(params),
         lr=lr,
         beta1=beta1,
         beta2=beta2,
@@ -128,6 +129,11 @@ def _adam(
         amsgrad=False,
         maximize=maximize,
     )
+
+
+def _count(step: float) -> Tensor:
+    """A number of steps as the kernels read it, whatever torch's default dtype and device are."""
+    return torch.tensor(step, dtype=torch.float32, device="cpu")
 
 
 KERNELS: Mapping[type[Rule], Kernel] = {
@@ -150,11 +156,13 @@ def kernel_of(rule: Rule) -> Kernel | None:
 
 
 def takes(tensors: Piece) -> bool:
-    """Whether a kernel may be called with a parameter and its slots."""
+    """Whether a kernel may be called with a parameter and its slots: beyond their end it would write elsewhere."""
     first = tensors[0]
     return (
         plain(first)
         and first.device.type == "cpu"
         and first.dtype in DTYPES
-        and all(tensor.dtype == first.dtype and tensor.is_contiguous() for tensor in tensors)
+        and all(
+            tensor.dtype == first.dtype and tensor.shape == first.shape and tensor.is_contiguous() for tensor in tensors
+        )
     )
