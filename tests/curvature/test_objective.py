@@ -277,6 +277,20 @@ class Outside(Once):
             return 2 * x * slope  # type: ignore[no-any-return]
 
 
+class Partly(torch.autograd.Function):
+    """x^2 + y^2, with a backward pass that autograd sees only a part of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return x * x + y * y
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        return 2 * x * slope, (2 * y * slope).detach()
+
+
 class Zero(Once):
     """sign(x), whose derivative is a constant 0."""
 
@@ -317,6 +331,22 @@ def test_what_can_be_differentiated_once_gets_a_sentence(
     assert found.gradient().norm() > 0
     with pytest.raises(UserError, match=reason):
         matrix(found)
+
+
+def test_one_of_two_slopes_without_a_graph_gets_a_sentence() -> None:
+    def both(z: Tensor, y: Tensor) -> Tensor:
+        return Partly.apply(z, z.sin()).mean()  # type: ignore[no-any-return, no-untyped-call]
+
+    def first(z: Tensor, y: Tensor) -> Tensor:
+        return Partly.apply(z, y.to(z.dtype)[:, None]).mean()  # type: ignore[no-any-return, no-untyped-call]
+
+    model = nn.Linear(4, 3).double()
+    with pytest.raises(UserError, match="'Partly' leaves autograd"):
+        hessian(Objective(model, [data(12)], loss=both))
+    found = Objective(model, [data(12)], loss=first)  # nobody asks for the other slope
+    units = torch.eye(found.size, dtype=torch.float64)
+    plain = Objective(model, [data(12)], loss=lambda z, y: z.square().mean())
+    torch.testing.assert_close(hessian(found)(units), hessian(plain)(units))
 
 
 def test_a_derivative_that_is_zero_hides_nothing() -> None:

@@ -423,3 +423,13 @@ def test_an_optimizer_of_another_model_gets_a_sentence() -> None:
     optimizer = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
     with pytest.raises(UserError, match="steps no parameter of the model"):
         Monitor(nn.Linear(3, 1), optimizer)
+
+
+def test_settings_that_are_edited_in_place_are_seen() -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.Adam([{"params": list(model.parameters()), "betas": [0.9, 0.999]}])
+    watcher = Monitor(model, optimizer)
+    for momentum in (0.9, 0.5, 0.5):
+        optimizer.param_groups[0]["betas"][0] = momentum
+        plain(model, optimizer, None)
+    assert watcher.steps["momentum"].to_list() == [0.9, 0.5, 0.5]

@@ -143,7 +143,8 @@ def whole_graph(heads: Sequence[Tensor]) -> Iterator[None]:
         if made_by is not None:
             if getattr(made_by.backward, "__code__", None) is _MARK:
                 raise UserError(_ONCE.format(made_by.__name__, "is marked once_differentiable"))
-            hooks.append(node.register_hook(partial(_look_for_graph, cut, made_by.__name__)))
+            wanted = [before is not None for before, _ in node.next_functions]
+            hooks.append(node.register_hook(partial(_look_for_graph, cut, made_by.__name__, wanted)))
         ahead += [before for before, _ in node.next_functions]
     try:
         yield
@@ -159,12 +160,16 @@ _ONCE = "the loss cannot be differentiated twice: the backward pass of '{}' {}; 
 
 
 def _look_for_graph(
-    cut: dict[str, list[Tensor]], name: str, outgoing: Sequence[Tensor | None], incoming: Sequence[Tensor | None]
+    cut: dict[str, list[Tensor]],
+    name: str,
+    wanted: Sequence[bool],
+    outgoing: Sequence[Tensor | None],
+    incoming: Sequence[Tensor | None],
 ) -> None:
-    """Note what a backward pass gave without a graph where what it got has one."""
-    given = [slope for slope in outgoing if slope is not None]
-    if any(map(differentiable, incoming)) and not any(map(differentiable, given)):
-        cut.setdefault(name, []).extend(given)
+    """Note what a backward pass gave without a graph, for inputs that want it, where what it got has one."""
+    if any(map(differentiable, incoming)):
+        given = [slope for slope, wants in zip(outgoing, wanted, strict=True) if wants and slope is not None]
+        cut.setdefault(name, []).extend(slope for slope in given if not differentiable(slope))
 
 
 def transposed(outputs: Sequence[Tensor], inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor]:

@@ -282,9 +282,9 @@ class Monitor:
             self._store_on_the_way()
 
     def _set_to(self) -> Settings:
-        """What the group is set to, made again when it changes; a tensor may change unseen."""
-        given = {name: value for name, value in self._group.items() if name != "params"}
-        if given != self._given or any(isinstance(value, Tensor) for value in given.values()):
+        """What the group is set to, made again when it changes; a tensor or a list may change unseen."""
+        given = {name: value for name, value in self._group.items() if name not in ("params", "param_names", "step")}
+        if given != self._given or any(isinstance(value, (Tensor, list)) for value in given.values()):
             self._given, self._settings = given, settings(self._optimizer, self._group)
         return self._settings
 
