@@ -188,6 +188,20 @@ def test_what_torch_has_a_kernel_for_has_no_graph() -> None:
     assert steps_as_eager(half, twin, give_gradients, 3, Momentum) == 1
 
 
+def test_a_compiler_that_fails_leaves_all_parameters_as_they_were() -> None:
+    def failing(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        raise RuntimeError("there is no compiler")
+
+    params = [*parameters(), *parameters(dtype=torch.bfloat16)]  # by torch's kernel, and by a graph
+    starts = [param.detach().clone() for param in params]
+    optimizer = Momentum(params)
+    optimizer.compile(failing)
+    give_gradients(params, 0)
+    with pytest.raises(RuntimeError, match="there is no compiler"):
+        optimizer.step()
+    assert_same(params, starts)
+
+
 def test_few_sets_of_gradients_have_graphs_and_all_are_stepped() -> None:
     def give(params: list[Tensor], step: int) -> None:
         give_gradients(params, step)

@@ -167,10 +167,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 outside(self._scatter)
         else:
             called, taken = self._prepare("graph" if self._program else "eager")
+            if self._program is None or not self._program.step(taken):  # first: a compiler may fail
+                stream(taken)
             for each in called:
                 each.step()
-            if self._program is None or not self._program.step(taken):
-                stream(taken)
         return loss
 
     def compile(self, compiler: Compiler | None = None) -> None:
