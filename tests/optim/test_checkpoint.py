@@ -307,6 +307,19 @@ def test_the_state_of_another_rule_is_refused() -> None:
         assert not optimizer.state
 
 
+@pytest.mark.parametrize("path", [{"foreach": True}, {"fused": True}], ids=["foreach", "fused"])
+def test_the_way_in_which_torch_steps_is_no_part_of_its_rule(path: dict[str, Any]) -> None:
+    ours, theirs = parameters(), parameters()
+    twin = torch.optim.Adam(theirs, **path)
+    run(twin, theirs, range(2))
+    copy_into(theirs, ours)
+    optimizer = Adam(ours)
+    optimizer.load_state_dict(twin.state_dict())
+    run(twin, theirs, range(2, 4))
+    run(optimizer, ours, range(2, 4))
+    assert_near(ours, theirs)
+
+
 def test_what_was_loaded_may_change_without_the_optimizer() -> None:
     ours, theirs = parameters(), parameters()
     optimizer, other = Adam(ours), Adam(theirs)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of what is saved. Version 0, whose groups do not say it, had no schedules."""
 
+PATHS = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""Torch's options that say how its optimizers compute a step, and not which."""
+
 
 def completed(saved: dict[str, Any]) -> dict[str, Any]:
     """What torch saves of an optimizer, with its schedules as data, and the version.
@@ -79,7 +82,7 @@ def _adapted(optimizer: RuleOptimizer, group: Group, saved: Group) -> Group:
     if version > VERSION:
         raise UserError(f"the saved state is of version {version}, and this ravine reads up to {VERSION}: update it")
     kept = {name: value for name, value in saved.items() if ours or name in OTHERS or name in optimizer.defaults}
-    for name in saved.keys() - kept.keys():
+    for name in saved.keys() - kept.keys() - PATHS:
         if torch_options is not None and bool(saved[name]) != torch_options.get(name, False):
             raise UserError(f"the saved state is from an optimizer with {name}={saved[name]}, and {owner} has no such")
     options = optimizer.defaults.keys() - {"schedules"}
