@@ -14,11 +14,7 @@ from ravine.problems import Problem
 from ravine.problems.autoencoders import autoencoder
 from ravine.problems.curves import draw_curves
 
-TINY = {
-    "quick": Scale(("curves",), 60, 2, 2),
-    "evening": Scale(("curves",), 60, 2, 2),
-    "paper": Scale(("curves",), 60, 2, 2),
-}
+TINY = dict.fromkeys(("quick", "evening", "paper"), Scale(("curves",), 60, 2, (0.005, 0.001), pilot_seeds=2))
 
 
 def tiny_curves(scale: float = 1.0) -> Problem:
@@ -49,5 +45,4 @@ def small(one_by_one: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initialization, "INITIALIZATIONS", TINY)
     for module in (autoencoders, initialization):
         monkeypatch.setattr(module, "AUTOENCODERS", TINY)
-        monkeypatch.setattr(module, "RATES", (0.005, 0.001))
         monkeypatch.setattr(module, "MOMENTA", (0.5, 0.6))

@@ -55,11 +55,11 @@ def test_schedules_are_the_papers_in_proportion() -> None:
 
 
 def test_momenta_need_their_time() -> None:
-    assert Scale((), 2_000, 2, 1).momenta(autoencoders.MOMENTA) == [0.9, 0.99]
-    assert Scale((), 4_000, 2, 1).momenta(autoencoders.MOMENTA) == [0.9, 0.99, 0.995]
-    assert Scale((), 20_000, 2, 1).momenta(autoencoders.MOMENTA) == [0.9, 0.99, 0.995, 0.999]
+    assert Scale((), 2_000, 2, ()).momenta(autoencoders.MOMENTA) == [0.9, 0.99]
+    assert Scale((), 4_000, 2, ()).momenta(autoencoders.MOMENTA) == [0.9, 0.99, 0.995]
+    assert Scale((), 20_000, 2, ()).momenta(autoencoders.MOMENTA) == [0.9, 0.99, 0.995, 0.999]
 
 
 def test_the_committed_pilot_fits_the_quick_budget() -> None:
     arms = autoencoders.autoencoder_arms([0.9, 0.99], 2_000)
-    assert_the_pilot_fits("curves-small, training error 2000", arms, autoencoders.RATES)
+    assert_the_pilot_fits("curves-small, training error 2000", arms, autoencoders.AUTOENCODERS["quick"].rates)

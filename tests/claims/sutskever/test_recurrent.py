@@ -12,8 +12,7 @@ from ravine.problems.sequences import addition
 @pytest.mark.slow
 def test_the_recurrent_nets_run_through(one_by_one: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recurrent, "MAKERS", {"addition": partial(addition, rows=500)})
-    monkeypatch.setattr(recurrent, "SEQUENCES", {"quick": Scale(("addition",), 200, 2, 2)})
-    monkeypatch.setattr(recurrent, "RATES", (0.03,))
+    monkeypatch.setattr(recurrent, "SEQUENCES", {"quick": Scale(("addition",), 200, 2, (0.03,), pilot_seeds=2)})
     monkeypatch.setattr(recurrent, "MOMENTA", (0.9,))
     monkeypatch.setattr(recurrent, "SMALL_LENGTH", 10)
     result = assert_runs_through("sutskever-rnn", tmp_path)
@@ -28,4 +27,4 @@ def test_without_momentum_the_first_updates_have_it_all_the_same() -> None:
 
 def test_the_committed_pilot_fits_the_quick_budget() -> None:
     arms = recurrent.rnn_arms([0.9, 0.98], 2_000)
-    assert_the_pilot_fits("addition (thesis, T = 30) 2000", arms, recurrent.RATES)
+    assert_the_pilot_fits("addition (thesis, T = 30) 2000", arms, recurrent.SEQUENCES["quick"].rates)

@@ -38,9 +38,9 @@ TASKS: Mapping[str, Mapping[str, float]] = {
 TABLE_2 = {"curves": (0.096, 0.074), "mnist-autoencoder": (1.20, 0.73), "faces": (10.83, 7.7)}
 
 AUTOENCODERS: Mapping[Budget, Scale] = {
-    "quick": Scale(("curves",), 2_000, 4, 1),
-    "evening": Scale(("curves", "mnist-autoencoder", "faces"), 10_000, 3, 1),
-    "paper": Scale(("curves", "mnist-autoencoder", "faces"), UPDATES, 3, 1, small=False),
+    "quick": Scale(("curves",), 2_000, 4, RATES),
+    "evening": Scale(("curves", "mnist-autoencoder", "faces"), 10_000, 3, RATES[:4]),
+    "paper": Scale(("curves", "mnist-autoencoder", "faces"), UPDATES, 3, RATES, small=False),
 }
 
 
@@ -84,14 +84,14 @@ def autoencoders(laboratory: Laboratory) -> Evidence:
     for task in scale.tasks:
         problem = judged_on_training(load(task + "-small" if scale.small else task))
         arms = autoencoder_arms(momenta, scale.steps)
-        rates = laboratory.rates(problem, arms, RATES, scale.pilot_seeds, scale.steps)
+        rates = laboratory.rates(problem, arms, scale.rates, scale.pilot_seeds, scale.steps)
         runs = laboratory.train(
             problem, [of(rates[label]) for label, of in arms.items()], range(scale.seeds), scale.steps
         )
         findings += _orderings(task, runs, momenta)
         tables.append(beside(problem.name, TASKS[task], arms, runs, rates, UPDATES, scale.steps))
         figures[f"{problem.name}"] = curves(runs, list(arms), "squared error", log=True)
-        notes += edges(problem.name, rates, RATES)
+        notes += edges(problem.name, rates, scale.rates)
     return Evidence(findings, tables, figures, notes)
 
 
@@ -121,7 +121,7 @@ def tail(laboratory: Laboratory) -> Evidence:
     for task in scale.tasks:
         problem = judged_on_training(load(task + "-small" if scale.small else task))
         arms = autoencoder_arms(scale.momenta(MOMENTA), scale.steps)
-        rate = laboratory.rates(problem, arms, RATES, scale.pilot_seeds, scale.steps)[label]
+        rate = laboratory.rates(problem, arms, scale.rates, scale.pilot_seeds, scale.steps)[label]
         hyper: Mapping[str, Setting] = {"lr": rate, "momentum": autoencoder_momentum(highest, scale.steps, tail=False)}
         both = [replace(arms[label](rate), label="with"), Arm("without", "sutskever-nesterov", hyper)]
         runs = laboratory.train(problem, both, range(scale.seeds), scale.steps)

@@ -25,9 +25,9 @@ from ravine.problems.curves import curves_autoencoder, small_curves_autoencoder
 TABLE_3 = {0.25: 16.0, 0.5: 16.0, 1.0: 0.074, 2.0: 0.083, 4.0: 0.35}
 
 INITIALIZATIONS: Mapping[Budget, Scale] = {
-    "quick": Scale(("curves",), 2_000, 4, 1),
-    "evening": Scale(("curves",), 20_000, 4, 1),
-    "paper": Scale(("curves",), UPDATES, 3, 1, small=False),
+    "quick": Scale(("curves",), 2_000, 4, RATES),
+    "evening": Scale(("curves",), 10_000, 4, RATES[:4]),
+    "paper": Scale(("curves",), UPDATES, 3, RATES, small=False),
 }
 
 
@@ -40,7 +40,7 @@ def init_scale(laboratory: Laboratory) -> Evidence:
     standard = judged_on_training(made())
     arms = autoencoder_arms(AUTOENCODERS[laboratory.budget].momenta(MOMENTA), scale.steps)
     wanted = arms if label in arms else autoencoder_arms([highest], scale.steps)
-    rate = laboratory.rates(standard, {label: wanted[label]}, RATES, scale.pilot_seeds, scale.steps)[label]
+    rate = laboratory.rates(standard, {label: wanted[label]}, scale.rates, scale.pilot_seeds, scale.steps)[label]
     errors: dict[float, list[float]] = {}
     frames = []
     for factor in TABLE_3:

@@ -62,9 +62,9 @@ SOLVED = 0.05  # share of the level of biases
 FAILED = 0.25
 
 SEQUENCES: Mapping[Budget, Scale] = {
-    "quick": Scale(("addition",), 2_000, 4, 1),
-    "evening": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), 10_000, 4, 1),
-    "paper": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), UPDATES, 4, 1, small=False),
+    "quick": Scale(("addition",), 2_000, 4, RATES),
+    "evening": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), 5_000, 3, RATES[1:5]),
+    "paper": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), UPDATES, 4, RATES, small=False),
 }
 
 
@@ -92,7 +92,7 @@ def rnn(laboratory: Laboratory) -> Evidence:
         problem = MAKERS[task](SMALL_LENGTH if scale.small else FULL_LENGTHS[task], encoding)
         level, unit = LEVELS[task][place], next(iter(problem.metrics))
         arms = rnn_arms(momenta, scale.steps)
-        rates = laboratory.rates(problem, arms, RATES, scale.pilot_seeds, scale.steps)
+        rates = laboratory.rates(problem, arms, scale.rates, scale.pilot_seeds, scale.steps)
         runs = laboratory.train(
             problem, [of(rates[label]) for label, of in arms.items()], range(scale.seeds), scale.steps
         )
@@ -112,7 +112,7 @@ def rnn(laboratory: Laboratory) -> Evidence:
             beside(problem.name, TABLE_5[task], {"biases": None, **arms}, runs, rates, UPDATES, scale.steps, level)
         )
         figures[problem.name] = curves(runs, list(arms), unit, log=False)
-        notes += edges(problem.name, rates, RATES)
+        notes += edges(problem.name, rates, scale.rates)
     return Evidence(findings, tables, figures, notes)
 
 

@@ -19,12 +19,16 @@ SHARE = 20  # a momentum needs as many updates as this times 1 / (1 - momentum)
 
 @dataclass(frozen=True)
 class Scale:
-    """What a budget affords: tasks, updates of a run, seeds that judge and seeds that choose learning rates."""
+    """What a budget affords: tasks, updates of a run, seeds that judge, and the search of the learning rates.
+
+    rates: those tried. pilot_seeds: the seeds that choose among them.
+    """
 
     tasks: tuple[str, ...]
     steps: int
     seeds: int
-    pilot_seeds: int
+    rates: tuple[float, ...]
+    pilot_seeds: int = 1
     small: bool = True
 
     def momenta(self, wanted: Sequence[float]) -> list[float]:
@@ -87,9 +91,9 @@ def notes_of(scale: Scale, laboratory: Laboratory) -> list[str]:
 
 def edges(name: str, rates: Mapping[str, float], grid: Sequence[float]) -> Iterator[str]:
     """A sentence for best learning rates that lie at an end of the grid."""
-    largest = [label for label, rate in rates.items() if rate == max(grid)]
-    if largest:
-        yield f"{name}: the best learning rate of {', '.join(largest)} is the largest of the grid."
+    for end, word in ((max(grid), "largest"), (min(grid), "smallest")):
+        if at := [label for label, rate in rates.items() if rate == end]:
+            yield f"{name}: the best learning rate of {', '.join(at)} is the {word} of the grid."
 
 
 def plans(scales: Mapping[Budget, Scale]) -> dict[Budget, str]:
