@@ -26,7 +26,7 @@ TABLE_3 = {0.25: 16.0, 0.5: 16.0, 1.0: 0.074, 2.0: 0.083, 4.0: 0.35}
 
 INITIALIZATIONS: Mapping[Budget, Scale] = {
     "quick": Scale(("curves",), 2_000, 4, RATES),
-    "evening": Scale(("curves",), 10_000, 4, RATES[:4]),
+    "evening": Scale(("curves",), 5_000, 4, RATES[:4]),
     "paper": Scale(("curves",), UPDATES, 3, RATES, small=False),
 }
 
