@@ -24,6 +24,7 @@ PROBE_STEPS = 3
 SECONDS = 0.3  # of measurement per size
 NEAR = 1.05  # sizes whose time is within this factor of the best are equally good: the smallest of them is taken
 SLOW = 0.05  # seconds: a stack whose step takes longer is not doubled again for less than a gain of `NEAR`
+HOPELESS = 1.5  # times as slow as one run at a time: larger stacks, and the compiler, will not make up for that
 WORTH_COMPILING = 900.0  # seconds of training in each worker above which the compiler is tried
 RELATIVE = {torch.float64: 1e-8}  # how far displacements may differ in the parity probe; 1e-3 in float32
 
@@ -72,7 +73,7 @@ def choose(
             break
         enough = bool(spent) and size * taken > SLOW and NEAR * taken > min(spent.values())
         spent[size] = taken
-        hopeless = forced is None and min(spent.values()) > 1.5 * seconds["single"]
+        hopeless = forced is None and min(spent.values()) > HOPELESS * seconds["single"]
         if enough or hopeless or taken > 1.3 * min(spent.values()) or 2 * grown > free_bytes:
             break
     if not spent:
@@ -84,14 +85,18 @@ def choose(
     seconds |= {f"stacked x {size}": value for size, value in spent.items()}
     if forced is not None:
         return Choice(forced, size, "forced", seconds)
-    if best >= seconds["single"]:
-        return Choice("single", 1, f"stacking would be {best / seconds['single']:.2f}x as slow", seconds)
-    executor: Executor = "stacked"
-    if best * run_steps > WORTH_COMPILING and compiler() and parity(task, program, compiled=True) is None:
-        seconds[f"compiled x {size}"] = seconds_of(_stack(task, program, rule, size, compiled=True)) / size
-        if seconds[f"compiled x {size}"] * NEAR < best:
-            executor, best = "compiled", seconds[f"compiled x {size}"]
-    return Choice(executor, size, f"{seconds['single'] / best:.1f}x as fast as one run at a time", seconds)
+    executor: Executor = "stacked" if best < seconds["single"] else "single"
+    least = min(best, seconds["single"])
+    # Compiled, a stack that is only at par may win: its passes over elements become one.
+    hopeful = best <= HOPELESS * seconds["single"] and least * run_steps > WORTH_COMPILING
+    if hopeful and compiler() and parity(task, program, compiled=True) is None:
+        compiled = seconds_of(_stack(task, program, rule, size, compiled=True)) / size
+        seconds[f"compiled x {size}"] = compiled
+        if compiled * NEAR < least:
+            executor, least = "compiled", compiled
+    if executor == "single":
+        return Choice("single", 1, f"stacking would be {best / least:.2f}x as slow", seconds)
+    return Choice(executor, size, f"{seconds['single'] / least:.1f}x as fast as one run at a time", seconds)
 
 
 def compiler() -> bool:
