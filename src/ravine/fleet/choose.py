@@ -25,7 +25,7 @@ SECONDS = 0.3  # of measurement per size
 NEAR = 1.05  # sizes whose time is within this factor of the best are equally good: the smallest of them is taken
 SLOW = 0.05  # seconds: a stack whose step takes longer is not doubled again for less than a gain of `NEAR`
 HOPELESS = 1.5  # times as slow as one run at a time: larger stacks, and the compiler, will not make up for that
-WORTH_COMPILING = 900.0  # seconds of training in each worker above which the compiler is tried
+WORTH_COMPILING = 300.0  # seconds of training in each worker above which the compiler is tried
 RELATIVE = {torch.float64: 1e-8}  # how far displacements may differ in the parity probe; 1e-3 in float32
 
 
