@@ -250,14 +250,14 @@ def test_a_stack_at_par_is_compiled_where_that_is_faster(
     """Not one that is much slower than one run at a time: grouped convolutions stay slow."""
 
     def seconds(stepper: Any) -> float:
-        return 1.0 if isinstance(stepper, Single) else stack * len(stepper.seeds) * (0.5 if stepper._compiled else 1)
+        return 1.0 if isinstance(stepper, Single) else share * len(stepper.seeds) * (0.5 if stepper._compiled else 1)
 
     monkeypatch.setattr(choosing, "seconds_of", seconds)
     monkeypatch.setattr(choosing, "compiler", lambda: True)
-    stack = 1.2
+    share = 1.2
     assert chosen(run_steps=10**4) == ("compiled", 2)
     assert chosen(run_steps=10**2) == ("single", 1)  # not worth the time that compiling takes
-    stack = 1.6
+    share = 1.6
     assert chosen(run_steps=10**4) == ("single", 1)
 
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from ravine.claims.claim import Budget
 from ravine.fleet.second_order import SECOND_ORDER
-from ravine.fleet.train import Trial, Work, checkpoint_files
+from ravine.fleet.train import Trial, Work, checkpoint_files, places
 from ravine.problems import Problem
 from ravine.schedules import Setting, to_dict
 from ravine.study.engine import LocalEngine
@@ -25,6 +25,7 @@ from ravine.study.worker import Assignment, Trained
 STUDY_SEED = 2013  # of all draws of all claims
 PILOT_SEED = 1_000  # from here on seeds choose learning rates, below they judge
 NUMBERS = "numbers.json"
+EMPTY = 2  # places of a stack
 PILOTS = Path(__file__).with_name("pilots")
 
 
@@ -225,8 +226,16 @@ def _parts(missing: Mapping[str, tuple[Arm, int]], size: int) -> Iterator[tuple[
         return missing[key][0].rule
 
     for rule, keys in groupby(sorted(missing, key=rule_of), rule_of):
-        every, part = list(keys), 1 if rule in SECOND_ORDER else size
-        yield from ((rule, every[k : k + part]) for k in range(0, len(every), part))
+        every = list(keys)
+        while every:
+            part = 1 if rule in SECOND_ORDER else _full(min(size, len(every)))
+            yield rule, every[:part]
+            every = every[part:]
+
+
+def _full(runs: int) -> int:
+    """How many of so many runs to stack, so that of the stack's places, which are trained too, few are empty."""
+    return next(size for size in range(runs, 0, -1) if places(size) - size <= EMPTY)
 
 
 def _mean(values: Sequence[float]) -> float:
