@@ -59,6 +59,7 @@ CONFIG: dict[str, Any] = {
         "domainColor": FAINT,
         "tickColor": FAINT,
         "labelOverlap": "greedy",
+        "labelSeparation": 8,
         "labelFlush": True,
     },
     # Fitting goes by the labels of a first layout; where wider ones come in the second, the title would be cut off.
