@@ -1,12 +1,14 @@
 """Hessian-free optimization on surrogate CURVES, logged like Martens' published run on the real data.
 
-    python benchmarks/hessian_free_curves.py [--iterations 300] [--out benchmarks/results/hessian-free-curves.jsonl]
+    python benchmarks/hessian_free_curves.py [--iterations 300] [--hours H] [--seed 0]
+        [--out benchmarks/results/hessian-free-curves.jsonl]
 
 The settings are those of his run: sparse initialization, weight decay 2e-5, damping from 45, at most 250 steps of
 conjugate gradients, gradient, line search and backtracking on all 20,000 pictures, curvature and reduction ratio on
-5,000 in turn. After every iteration one line is written, and a checkpoint beside it (`.pt`): killed at any moment, the
-run goes on where it stopped and ends as an unbroken one. With `--table` it only compares what there is with the
-reference, iteration by iteration.
+5,000 in turn. After every iteration one line is written, and a checkpoint beside it (`.safetensors`, 6.7 MB: weights,
+start of the next conjugate gradients, a few numbers). Killed at any moment, or stopped by `--hours`, the run goes on
+where it was, on another machine too that has both files, and ends as an unbroken one. With `--table` it only compares
+what there is with the reference, iteration by iteration.
 
 The reference (iteration, total steps of conjugate gradients, squared training error) is the log that came with Martens'
 code of 2010, on the real CURVES; on the surrogate (`ravine.problems.curves`) errors mean the same to about a tenth.
@@ -14,8 +16,10 @@ code of 2010, on the real CURVES; on the surrogate (`ravine.problems.curves`) er
 
 import argparse
 import json
+import math
 import os
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +27,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ravine.errors import UserError
 from ravine.hessian_free import HessianFree
 from ravine.metrics import squared_error
+from ravine.problems import Problem
 from ravine.problems.autoencoders import cross_entropy
 from ravine.problems.curves import curves
 
@@ -64,23 +72,58 @@ def lines(log: Path) -> list[Line]:
     return [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def run(iterations: int, log: Path, seed: int) -> None:
-    """Train up to a number of iterations, from the checkpoint if there is one."""
-    problem = curves()
+@dataclass(frozen=True)
+class Numbers:
+    """What a checkpoint holds beside tensors: iterations done, all steps of conjugate gradients, damping, seed."""
+
+    iteration: int
+    cg_steps_total: int
+    damping: float
+    seed: int
+
+
+def save(path: Path, model: nn.Module, optimizer: HessianFree, total: int) -> None:
+    """Write a checkpoint aside, then rename it: there is a whole one at any moment."""
+    (group,) = optimizer.param_groups
+    numbers = Numbers(group["step"], total, group["damping"], group["seed"])
+    tensors: dict[str, Tensor] = {}
+    for name, p in model.named_parameters():
+        tensors |= {f"weight.{name}": p.detach(), f"start.{name}": optimizer.state[p]["direction"]}
+    aside = path.with_suffix(".aside")
+    save_file(tensors, aside, {"numbers": json.dumps(asdict(numbers))})
+    aside.replace(path)
+
+
+@torch.no_grad()
+def load(path: Path, model: nn.Module, optimizer: HessianFree) -> Numbers:
+    """The inverse of `save`: model and optimizer as they were."""
+    (group,) = optimizer.param_groups
+    with safe_open(path, "pt") as saved:
+        numbers = Numbers(**json.loads(saved.metadata()["numbers"]))
+        if numbers.seed != group["seed"]:
+            raise UserError(f"{path} is of seed {numbers.seed}, not {group['seed']}: give --seed or another --out")
+        for name, p in model.named_parameters():
+            p.copy_(saved.get_tensor(f"weight.{name}"))
+            optimizer.state[p]["direction"] = saved.get_tensor(f"start.{name}")
+    group |= {"step": numbers.iteration, "damping": numbers.damping}
+    return numbers
+
+
+def run(problem: Problem, iterations: int, log: Path, seed: int, hours: float = math.inf) -> None:
+    """Train up to a number of iterations, or until so many hours have passed, from the checkpoint if there is one."""
     train, test = problem.train[0], problem.test[0]
     torch.manual_seed(seed)
     model = problem.model()
     optimizer = HessianFree(model, cross_entropy, **SETTINGS, seed=seed)
     chunks = train.chunk(CHUNKS)
-    checkpoint, aside = log.with_suffix(".pt"), log.with_suffix(".aside")
+    checkpoint = log.with_suffix(".safetensors")
     done, total = 0, 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        done, total = saved["done"], saved["total"]
+        numbers = load(checkpoint, model, optimizer)
+        done, total = numbers.iteration, numbers.cg_steps_total
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("".join(json.dumps(line) + "\n" for line in lines(log)[:done]))
+    started = time.perf_counter()
     for iteration in track(range(done + 1, iterations + 1), "HF on curves", completed=done, total=iterations):
         chunk = chunks[(iteration - 1) % CHUNKS]
         began = time.perf_counter()
@@ -106,9 +149,9 @@ def run(iterations: int, log: Path, seed: int) -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": iteration, "total": total}
-        torch.save(state, aside)
-        aside.replace(checkpoint)
+        save(checkpoint, model, optimizer, total)
+        if time.perf_counter() - started >= 3600 * hours:
+            break
 
 
 def table(log: Path) -> Table:
@@ -139,12 +182,13 @@ def main() -> None:
     """Trains, logs, compares."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--iterations", type=int, default=300)
+    words.add_argument("--hours", type=float, default=math.inf, help="stop after the iteration under way by then")
     words.add_argument("--seed", type=int, default=0)
     words.add_argument("--table", action="store_true")
     words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "hessian-free-curves.jsonl")
     given = words.parse_args()
     if not given.table:
-        run(given.iterations, given.out, given.seed)
+        run(curves(), given.iterations, given.out, given.seed, given.hours)
     Console().print(table(given.out))
 
 
