@@ -200,6 +200,11 @@ class Laboratory:
         self.store.write_json("pilot.json", self.pilots)
         return {label: float(min(table[label], key=lambda rate: table[label][rate])) for label in arms}
 
+    def best(self, problem: Problem, labels: Sequence[str], steps: int) -> str:
+        """The arm that has the lowest error at its best learning rate, of those that `rates` was asked for."""
+        table = self.pilots[f"{problem.name} {steps}"]
+        return min(labels, key=lambda label: min(table[label].values()))
+
     def kept(self, name: str, compute: Callable[[], float]) -> float:
         """A number that takes long: from numbers.json if it is there, else computed, and stored there at once."""
         numbers = self.store.read_json(NUMBERS) if self.store.path(NUMBERS).exists() else {}

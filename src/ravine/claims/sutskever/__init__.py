@@ -8,6 +8,13 @@ point of Nesterov's method, one gradient step from the paper's parameters.
 
 from __future__ import annotations
 
-from ravine.claims.sutskever import autoencoders, initialization, recurrent, second_order, theorem
+from ravine.claims.sutskever import autoencoders, initialization, recurrent, second_order, tasks, theorem
 
-CLAIMS = (*theorem.CLAIMS, *autoencoders.CLAIMS, *initialization.CLAIMS, *recurrent.CLAIMS, *second_order.CLAIMS)
+CLAIMS = (
+    *theorem.CLAIMS,
+    *autoencoders.CLAIMS,
+    *initialization.CLAIMS,
+    *recurrent.CLAIMS,
+    *second_order.CLAIMS,
+    *tasks.CLAIMS,
+)

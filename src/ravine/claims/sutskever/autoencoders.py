@@ -75,6 +75,11 @@ def judged_on_training(problem: Problem) -> Problem:
     return replace(problem, validation=problem.train, test=problem.train, name=f"{problem.name}, training error")
 
 
+def autoencoder_of(task: str, scale: Scale) -> Problem:
+    """The task in the size of a budget."""
+    return judged_on_training(load(task + "-small" if scale.small else task))
+
+
 def autoencoders(laboratory: Laboratory) -> Evidence:
     """Table 1."""
     scale = AUTOENCODERS[laboratory.budget]
@@ -82,7 +87,7 @@ def autoencoders(laboratory: Laboratory) -> Evidence:
     findings: list[Finding] = []
     tables, figures, notes = [], {}, notes_of(scale, laboratory)
     for task in scale.tasks:
-        problem = judged_on_training(load(task + "-small" if scale.small else task))
+        problem = autoencoder_of(task, scale)
         arms = autoencoder_arms(momenta, scale.steps)
         rates = laboratory.rates(problem, arms, scale.rates, scale.pilot_seeds, scale.steps)
         runs = laboratory.train(
@@ -119,7 +124,7 @@ def tail(laboratory: Laboratory) -> Evidence:
     rows: list[Sequence[Cell]] = []
     figures, notes = {}, notes_of(scale, laboratory)
     for task in scale.tasks:
-        problem = judged_on_training(load(task + "-small" if scale.small else task))
+        problem = autoencoder_of(task, scale)
         arms = autoencoder_arms(scale.momenta(MOMENTA), scale.steps)
         rate = laboratory.rates(problem, arms, scale.rates, scale.pilot_seeds, scale.steps)[label]
         hyper: Mapping[str, Setting] = {"lr": rate, "momentum": autoencoder_momentum(highest, scale.steps, tail=False)}

@@ -20,6 +20,7 @@ from ravine.claims import criteria
 from ravine.claims.charts import figure, series
 from ravine.claims.claim import Budget, Cell, Claim, Evidence, Finding, Table
 from ravine.claims.laboratory import Arm, Laboratory
+from ravine.claims.sutskever.autoencoders import judged_on_training
 from ravine.hessian_free import MomentumHessianFree
 from ravine.hessian_free.base import LINEARIZATION_COST, LOSS_COST, PRODUCT_COST
 from ravine.problems import Problem
@@ -97,22 +98,22 @@ def nesterov(gradients: int) -> Callable[[float], Arm]:
     return lambda lr: Arm("NAG", "sutskever-nesterov", {"lr": lr, "momentum": momentum})
 
 
-def classic(lr: float) -> Arm:
-    """Martens' method on the same mini-batches, with its line search."""
-    hyper = {"cg_steps": 250.0, "cg_decay": 0.95, "step_size": 1.0, "damping_factor": 1.5, **POWER}
-    return Arm("classic HF", "hessian-free", {"lr": lr, **hyper})
+def classic(cg_steps: int = 250) -> Callable[[float], Arm]:
+    """Martens' method with at most so many steps of conjugate gradients, its line search, and its rule of damping."""
+    hyper = {"cg_steps": float(cg_steps), "cg_decay": 0.95, "step_size": 1.0, "damping_factor": 1.5, **POWER}
+    return lambda lr: Arm("classic HF", "hessian-free", {"lr": lr, **hyper})
 
 
 def investigate(laboratory: Laboratory) -> Evidence:
     """The dial at equal cost, the two stages, and NAG beside them."""
     scale = SCALES[laboratory.budget]
     made, gradients = scale.make(), scale.gradients
-    problem = replace(made, validation=made.train, test=made.train, name=f"{made.name}, training error")
+    problem = judged_on_training(made)
     dial = {f"{k} CG": momentum_like(f"{k} CG", k, FIRST) for k in DIAL}
-    rates = laboratory.rates(problem, {**dial, "classic HF": classic}, RATES, 1, gradients)
+    rates = laboratory.rates(problem, {**dial, "classic HF": classic()}, RATES, 1, gradients)
     rates |= laboratory.rates(problem, {"NAG": nesterov(gradients)}, NAG_RATES, 1, gradients)
     rates["two stages"] = rates[f"{USUAL} CG"]
-    arms = {**dial, "two stages": two_stages(gradients), "classic HF": classic, "NAG": nesterov(gradients)}
+    arms = {**dial, "two stages": two_stages(gradients), "classic HF": classic(), "NAG": nesterov(gradients)}
     runs = laboratory.train(problem, [of(rates[label]) for label, of in arms.items()], range(scale.seeds), gradients)
     errors = {label: runs.errors(label) for label in arms}
     usual = errors[f"{USUAL} CG"]
