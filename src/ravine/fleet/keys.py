@@ -31,7 +31,10 @@ def seeded(number: int, device: torch.device) -> Iterator[None]:
     """Inside it the global generators of torch, NumPy and Python start from `number`; after it they are as before."""
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed also notes the stack, for a GPU that may come
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
         random.seed(number)
         np.random.seed(number % 2**32)
         try:
