@@ -27,13 +27,12 @@ from ravine.problems import Problem
 METHODS = ("SGD", "NAG", "momentum-like HF", "classic HF")
 DAMPINGS = (0.1, 1.0, 10.0)
 """1 / damping at the start."""
-HESSIAN_FREE: Mapping[
-    str, tuple[float, float]
-] = {  # Table 1: HF-dagger, the momentum-like one, and HF*, Martens' of 2010
+HESSIAN_FREE: Mapping[str, tuple[float, float]] = {
     "curves": (0.058, 0.11),
     "mnist-autoencoder": (0.69, 1.40),
     "faces": (7.5, 12.0),
 }
+"""Table 1: HF-dagger, which is the momentum-like method, and HF*, which is Martens' of 2010."""
 DIGITS = "digits"  # a stand-in that trains in seconds
 
 
