@@ -58,7 +58,7 @@ class FilteredDescent(Rule):
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         variance = state["exp_var"].lerp_(torch.sub(grad, mean, out=residual).square_(), c["gain2"])
         torch.addcmul(grad, mean, c["unbias"], value=-1, out=residual)
-        torch.addcmul(c["eps"], variance, c["of_mean"], out=gain).addcmul_(residual, residual)
+        torch.mul(variance, c["of_mean"], out=gain).add_(c["eps"]).addcmul_(residual, residual)
         torch.div(variance, gain, out=gain)  # K, but for a factor that all elements share: it comes with the step
         if self.gain == "sqrt(K)":
             gain.sqrt_()

@@ -32,21 +32,26 @@ def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Ten
     return cosines < c["delta"] / math.sqrt(max(length, 1))
 
 
-def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> tuple[Tensor, Tensor] | None:
+def _dots(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
+    """The product of each row with that of the other; what `torch.linalg.vecdot` would allocate is ``product``."""
+    return torch.mul(left, right, out=product).sum(-1)
+
+
+def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> tuple[Tensor, Tensor] | None:
     """How many times the weights are in ``move`` and are to be taken out, and whether there is a projection, per run.
 
     First each output's weights are a row, then the whole tensor is one: the first view in which the gradient is
     orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. All of it comes from four numbers a row, those of
-    the whole tensor too, so nothing of the size of the tensor is made. None for tensors of one dimension or none, which
-    are left alone.
+    the whole tensor too, so nothing of the size of the tensor is made but ``product``, which is room for a temporary.
+    None for tensors of one dimension or none, which are left alone.
     """
     runs = c["lr"].dim() and 1
     if param.dim() < runs + 2:
         return None
-    w, g, m = (_rows(tensor, runs) for tensor in (param, grad, move))
+    w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
     h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
     sizes, slopes = (torch.linalg.vector_norm(tensor, dim=-1) for tensor in (w, g))
-    with_grad, with_move = torch.linalg.vecdot(w, g), torch.linalg.vecdot(w, m)
+    with_grad, with_move = _dots(w, g, product), _dots(w, m, product)
     by_row = _orthogonal(sizes, slopes, with_grad, w.shape[-1], h).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
     by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), w.shape[-2:].numel(), h)
@@ -57,9 +62,9 @@ def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> tuple[Tens
     return excess.view(*excess.shape, *inner), (by_row | by_layer).view(*excess.shape[:-1], 1, *inner)
 
 
-def _step(param: Tensor, grad: Tensor, move: Tensor, c: Tensors) -> None:
+def _step(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
     """``w <- (1 - decay) w - lr (move - excess w)``; the decay is reduced where there was a projection."""
-    found = _excess(param, grad, move, c)
+    found = _excess(param, grad, move, c, product)
     if found is not None:
         excess, projected = found
         decay = c["decay"] * torch.where(projected, c["wd_ratio"], 1) if "decay" in c else 0
@@ -91,6 +96,7 @@ class SGDP(Rule):
         "eps": Hyper(1e-8, 0.0, math.inf, meaning="term added to the norms of the weights"),
     }
     slots = ("momentum_buffer",)
+    rooms = ("product", "ahead")
     elementwise = False
     decoupled = True
 
@@ -102,9 +108,10 @@ class SGDP(Rule):
         return {**h, **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        velocity = state["momentum_buffer"]
+        velocity, (product, ahead) = state["momentum_buffer"], (room(state, name, param) for name in self.rooms)
         torch.addcmul(grad, velocity, c["momentum"], out=velocity)
-        _step(param, grad, torch.addcmul(grad, velocity, c["momentum"]) if self.nesterov else velocity, c)
+        move = torch.addcmul(grad, velocity, c["momentum"], out=ahead) if self.nesterov else velocity
+        _step(param, grad, move, c, product)
 
 
 class AdamP(Rule):
@@ -119,7 +126,7 @@ class AdamP(Rule):
     hyper: Mapping[str, Hyper] = {**Adam.hyper, "delta": DELTA, "wd_ratio": RATIO}
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
-    rooms = ("ratio",)
+    rooms = ("ratio", "product", "ahead")
     elementwise = False
     decoupled = True
 
@@ -131,8 +138,8 @@ class AdamP(Rule):
         return {**ADAM.coefficients(h), **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        ratio = room(state, "ratio", param)
+        ratio, product, ahead = (room(state, name, param) for name in self.rooms)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
-        ahead = torch.lerp(mean, grad, c["gain1"]) if self.nesterov else mean
-        _step(param, grad, scaled(ahead, squares, c, ratio), c)
+        direction = torch.lerp(mean, grad, c["gain1"], out=ahead) if self.nesterov else mean
+        _step(param, grad, scaled(direction, squares, c, ratio), c, product)
