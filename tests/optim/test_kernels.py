@@ -9,7 +9,7 @@ from torch import Tensor
 from cases_optim import Make, give_gradients, parameters, rule_of, run
 from ravine import rules
 from ravine.optim import OF_RULE, SGD, Adam, AdamW, Momentum, RuleOptimizer, batches
-from ravine.optim.kernels import KERNELS, kernel_of
+from ravine.optim.kernels import KERNELS, LARGE, kernel_of
 from ravine.rules.base import Tensors
 
 CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
@@ -83,6 +83,23 @@ def test_a_kernel_is_the_body(make: Make, dtype: torch.dtype, decay: float, maxi
             run(each, params, range(step, step + 1))
         assert_alike(optimizer, ours, twin, twins)
     assert calls == [len(SIZES)] * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("decay", "maximize"), [(0.0, False), (0.0, True), (0.1, False), (0.1, True)])
+def test_large_tensors_may_have_another_kernel(
+    dtype: torch.dtype, decay: float, maximize: bool, calls: list[int]
+) -> None:
+    shapes: list[tuple[int, ...]] = [(7,), (LARGE,), (3, LARGE), (LARGE - 1,)]
+    ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
+    optimizer = SGD(ours, weight_decay=decay, maximize=maximize)
+    twin = without(SGD, twins, weight_decay=decay, maximize=maximize)
+    for step in range(3):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            edit(each, step)
+            run(each, params, range(step, step + 1))
+        assert_alike(optimizer, ours, twin, twins)
+    assert calls == [2, 2] * 3
 
 
 @pytest.fixture(params=[False, True], ids=["small numbers", "small numbers are 0"])

@@ -197,10 +197,10 @@ class Given:
 
     def kernel(self, place: int) -> Kernel | None:
         """Torch's kernel that may step a parameter; within ``torch.compile`` there is none."""
-        kernel = kernel_of(self.rule)
+        param, grad = self.params[place], self.grads[place]
+        kernel = kernel_of(self.rule, param.numel())
         if kernel is None or self.way == "traced":
             return None
-        param, grad = self.params[place], self.grads[place]
         slots = (self.state[param][name] for name in self.rule.slots)
         fits = grad.dtype == param.dtype and grad.shape == param.shape
         in_order = in_line(grad) or grad.layout is not torch.strided

@@ -58,6 +58,14 @@ def _sgd(
     )
 
 
+def _added(params: list[Tensor], grads: list[Tensor], *, lr: float, weight_decay: float = 0.0, maximize: bool) -> None:
+    """``w <- w - lr g``."""
+    if weight_decay:
+        _sgd(params, grads, lr=lr, weight_decay=weight_decay, maximize=maximize)
+    else:
+        torch._foreach_add_(params, grads, alpha=lr if maximize else -lr)
+
+
 def _ema(
     params: list[Tensor],
     grads: list[Tensor],
@@ -147,12 +155,19 @@ KERNELS: Mapping[type[Rule], Kernel] = {
     rules.AdamW: partial(_adam, torch._fused_adamw_),
 }
 
+LARGE = 32 * 1024
+"""Elements from which a tensor has the kernel for large ones."""
 
-def kernel_of(rule: Rule) -> Kernel | None:
-    """The kernel of a rule, if torch has one; a class derived from a rule may have another body."""
+OF_LARGE: Mapping[type[Rule], Kernel] = {rules.GradientDescent: _added}
+"""Faster for large tensors, and slower for small ones: each has a call of its own."""
+
+
+def kernel_of(rule: Rule, numel: int = 0) -> Kernel | None:
+    """Torch's kernel of a rule for so many elements, if any; a class derived from a rule may have another body."""
     if isinstance(rule, rules.Adam) and not rule.bias_correction:
         return None
-    return KERNELS.get(type(rule))
+    kernel = KERNELS.get(type(rule))
+    return OF_LARGE.get(type(rule), kernel) if numel >= LARGE else kernel
 
 
 def takes(tensors: Piece) -> bool:
