@@ -1,5 +1,6 @@
 """Small parameters are stepped as one, sparse gradients by their rows, and neither shows."""
 
+import gc
 import weakref
 
 import pytest
@@ -11,6 +12,7 @@ from cases_optim import (
     Make,
     assert_same,
     every,
+    give_gradients,
     parameters,
     run,
 )
@@ -116,6 +118,56 @@ def test_parameters_may_get_other_storage_between_steps(make: Make) -> None:
     run(optimizer, ours, range(2, 4))
     run(twin, twins, range(2, 4))
     assert_same(ours, twins)
+
+
+def odd(grad: Tensor, kind: str) -> Tensor:
+    """A gradient equal to the given one that lies otherwise in memory."""
+    if kind == "negative view":
+        return torch.complex(torch.zeros_like(grad), -grad).conj().imag
+    return torch.stack([grad, grad], -1)[..., 0]
+
+
+@pytest.mark.parametrize("kind", ["negative view", "strided"])
+@pytest.mark.parametrize("make", [QHM, SGDP])
+def test_gradients_of_a_pack_may_lie_as_they_like(make: Make, kind: str) -> None:
+    shapes = [(3, 4), (5,), (), (3, 4), (), (7, 4), (0,), (9,)]
+    params, twins = parameters(shapes=shapes), parameters(shapes=shapes)
+    optimizer, twin = make(params), make(twins)
+    run(twin, twins, range(2))
+    for step in range(2):
+        give_gradients(params, step)
+        for param in params:
+            assert param.grad is not None
+            param.grad = odd(param.grad, kind)
+        optimizer.step()
+    assert_same(params, twins)
+
+
+def test_half_precisions_are_packed_with_each_other_and_with_float32() -> None:
+    dtypes = [torch.bfloat16, torch.float32, torch.float16, torch.float32]
+    params, twins = parameters(shapes=[(3, 4)] * 4), parameters(shapes=[(3, 4)] * 4)
+    for param, twin, dtype in zip(params, twins, dtypes, strict=True):
+        param.data, twin.data = param.to(dtype), twin.to(dtype)
+    optimizer = QHM(params)
+    run(optimizer, params, range(3))
+    assert len(optimizer._arranged[0].parts) == 1
+    for twin in twins:
+        alone = QHM([twin])
+        for step in range(3):
+            give_gradients(twins, step)
+            alone.step()
+    assert_same(params, twins)
+
+
+@pytest.mark.parametrize("make", [QHM, Adam])
+def test_a_step_of_many_parameters_does_not_set_off_the_garbage_collector(make: Make) -> None:
+    params = parameters(shapes=[(2, 3)] * 1000)
+    optimizer = make(params)
+    run(optimizer, params, range(2))
+    gc.collect()
+    before = [each["collections"] for each in gc.get_stats()]
+    optimizer.step()
+    assert [each["collections"] for each in gc.get_stats()] == before
 
 
 def test_gradients_are_not_kept_after_a_step() -> None:

@@ -53,8 +53,6 @@ class Program:
 
         False if nothing was stepped, because it is not worth a graph.
         """
-        if not taken:
-            return True
         kinds = tuple(each.kind() for each in taken)
         graph = self._graphs.get(kinds)
         if graph is None:
