@@ -47,7 +47,9 @@ from ravine.schedules import ExponentialScale, SutskeverMomentum
 
 @apart
 def test_a_step_is_the_rule(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "kernel_of", lambda rule, numel=0: None)  # test_kernels.py has what torch's are equal to
+    monkeypatch.setattr(
+        batches, "kernel_of", lambda rule, numel=0: None
+    )  # test_kernels.py has what torch's are equal to
     params, copies = parameters(), [p.detach().clone() for p in parameters()]
     optimizer = make(params, lr=0.1, weight_decay=0.01)
     rule, read = rule_of(optimizer), optimizer.read(optimizer.param_groups[0])

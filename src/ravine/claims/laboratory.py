@@ -25,7 +25,7 @@ from ravine.study.worker import Assignment, Trained
 STUDY_SEED = 2013  # of all draws of all claims
 PILOT_SEED = 1_000  # from here on seeds choose learning rates, below they judge
 NUMBERS = "numbers.json"
-EMPTY = 2  # places of a stack
+EMPTY = 2  # places that a stack may have without a run
 PILOTS = Path(__file__).with_name("pilots")
 
 

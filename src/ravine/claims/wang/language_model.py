@@ -45,7 +45,7 @@ class Tuning:
 
 TUNINGS: Mapping[Budget, tuple[Tuning, ...]] = {
     "evening": (Tuning(512, 192, 5),),
-    "paper": (Tuning(16, 200, 20), Tuning(512, 1_000, 20)),
+    "paper": (Tuning(16, 200, 20, pilots=3), Tuning(512, 1_000, 20, pilots=3)),
 }
 BATCH = 16
 LENGTH = 48  # tokens: all but one sentence in a hundred are shorter
