@@ -58,7 +58,6 @@ CONFIG: dict[str, Any] = {
         "gridOpacity": 0.7,
         "domainColor": FAINT,
         "tickColor": FAINT,
-        "labelOverlap": "greedy",
         "labelSeparation": 8,
         "labelFlush": True,
     },
