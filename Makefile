@@ -17,7 +17,7 @@ demo: $(READY)  ## does momentum pay on the digits? the main job on real data, a
 	@$(BIN)/ravine compare digits --yes
 
 test: lint  ## format, lint, types and tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 lint: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
