@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.profiler import ProfilerActivity, profile
 
 from cases_optim import (
     Make,
@@ -246,6 +248,22 @@ def test_hooks_of_torch_run() -> None:
     assert optimizer.state_dict()["mark"] == 1
     optimizer.load_state_dict(optimizer.state_dict())
     assert seen == ["before", "after", "saving", "saving", "loaded"]
+
+
+def test_whoever_looks_on_sees_one_step() -> None:
+    params = parameters()
+    optimizer = Nesterov(params)
+    give_gradients(params, 0)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        optimizer.step()
+    assert [event.count for event in profiled.key_averages() if event.key == "Optimizer.step#Nesterov.step"] == [1]
+    seen: list[str] = []
+    of_all = register_optimizer_step_post_hook(lambda *_: seen.append("of all"))
+    optimizer.register_step_pre_hook(lambda *_: ((optimizer, lambda: 2.5), {}))  # gives the step a closure
+    assert optimizer.step() == 2.5
+    of_all.remove()
+    optimizer.step()
+    assert seen == ["of all"]
 
 
 @every

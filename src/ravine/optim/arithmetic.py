@@ -128,7 +128,7 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     rule = common.rule
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
-    rooms = {name: common.temporary(point, name) for name in rule.rooms}
+    rooms = {name: common.temporary(point, name) for name in rule.rooms} if common.room else {}
     rule.apply(point, slope, state | rooms, common.coefficients)
     if point is not param:
         param.copy_(point)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias, overload
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
 from torch.optim.optimizer import ParamsT
 
 from ravine.errors import UserError
@@ -156,6 +157,23 @@ class RuleOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Step every parameter that has a gradient; return what ``closure`` returns, which is run with grad on."""
+        return (self._watched_step if self._watched() else self._bare_step)(closure)
+
+    # Torch wraps the step of a class that does not say so: for hooks, and for a record that takes a tenth of a step of
+    # a million elements even if no profiler is there to read it. Its wrapper is around ours when somebody looks on.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _watched(self) -> bool:
+        """Whether a hook, a profiler or a compiler looks on."""
+        return (
+            torch.compiler.is_compiling()
+            or bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
+            or bool(torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks)
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        )
+
+    def _bare_step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """What `step` does."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -168,6 +186,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             else:
                 self._step()
         return loss
+
+    _watched_step = torch.optim.Optimizer.profile_hook_step(_bare_step)
 
     def _step(self) -> None:
         """One step that is not traced."""
