@@ -63,7 +63,7 @@ FAILED = 0.25
 
 SEQUENCES: Mapping[Budget, Scale] = {
     "quick": Scale(("addition",), 2_000, 4, RATES),
-    "evening": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), 4_000, 3, RATES[1:5]),
+    "evening": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), 4_000, 3, RATES),
     "paper": Scale(("addition", "multiplication", "memorize-5", "memorize-20"), UPDATES, 4, RATES, small=False),
 }
 
