@@ -1,6 +1,7 @@
 """Torch's contract: gradients, closures, overflow, schedules, groups, reset, hooks, copies."""
 
 import copy
+import inspect
 import math
 import pickle
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._C._profiler import _ExperimentalConfig
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.profiler import ProfilerActivity, profile
 
@@ -250,20 +252,48 @@ def test_hooks_of_torch_run() -> None:
     assert seen == ["before", "after", "saving", "saving", "loaded"]
 
 
-def test_whoever_looks_on_sees_one_step() -> None:
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_profiler_sees_the_step(threads: bool) -> None:
     params = parameters()
     optimizer = Nesterov(params)
     give_gradients(params, 0)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    everywhere = _ExperimentalConfig(profile_all_threads=threads)
+    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere) as profiled:
         optimizer.step()
     assert [event.count for event in profiled.key_averages() if event.key == "Optimizer.step#Nesterov.step"] == [1]
-    seen: list[str] = []
-    of_all = register_optimizer_step_post_hook(lambda *_: seen.append("of all"))
-    optimizer.register_step_pre_hook(lambda *_: ((optimizer, lambda: 2.5), {}))  # gives the step a closure
-    assert optimizer.step() == 2.5
-    of_all.remove()
+
+
+def test_hooks_get_what_the_step_was_given_and_may_change_it() -> None:
+    params = parameters()
+    optimizer = Nesterov(params)
+    seen: list[object] = []
+    optimizer.register_step_pre_hook(lambda _, args, kwargs: seen.append((args, kwargs)))
+    three = lambda: 3.0  # noqa: E731
     optimizer.step()
-    assert seen == ["of all"]
+    optimizer.step(three)
+    optimizer.step(closure=three)
+    assert seen == [((optimizer,), {}), ((optimizer, three), {}), ((optimizer,), {"closure": three})]
+    optimizer.register_step_pre_hook(lambda _, args, kwargs: (args, {**kwargs, "closure": three}))
+    assert optimizer.step() == 3.0
+    assert list(inspect.signature(optimizer.step).parameters) == ["closure"]
+
+
+def test_hooks_of_all_optimizers_run_and_those_of_a_subclass_once() -> None:
+    class Careful(Nesterov):
+        def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+            return super().step(closure)
+
+    seen: list[str] = []
+    of_all = register_optimizer_step_post_hook(lambda optimizer, *_: seen.append(type(optimizer).__name__))
+    try:
+        for make in (Nesterov, Careful):
+            optimizer = make(parameters())
+            optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+            optimizer.step()
+    finally:
+        of_all.remove()
+    optimizer.step()
+    assert seen == ["before", "Nesterov", "before", "Careful", "before"]
 
 
 @every

@@ -101,7 +101,11 @@ def move(common: Common, piece: Piece) -> None:
 
 def may_cut(rule: Rule, piece: Piece) -> bool:
     """Whether a piece can be updated block by block, and gains by it."""
-    return rule.elementwise and piece[0].device.type == "cpu" and all(tensor.is_contiguous() for tensor in piece)
+    return (
+        rule.elementwise
+        and piece[0].device.type == "cpu"
+        and all(plain(tensor) and tensor.is_contiguous() for tensor in piece)
+    )
 
 
 def cut(piece: Piece) -> Iterator[Piece]:
@@ -128,7 +132,9 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     rule = common.rule
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
-    rooms = {name: common.temporary(point, name) for name in rule.rooms} if common.room else {}
+    # Without rooms a rule takes a tensor whole: a compiler makes its own blocks, and parts of others may be copies.
+    kept = common.room is not None and plain(point)
+    rooms = {name: common.temporary(point, name) for name in rule.rooms} if kept else {}
     rule.apply(point, slope, state | rooms, common.coefficients)
     if point is not param:
         param.copy_(point)

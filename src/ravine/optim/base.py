@@ -155,25 +155,26 @@ class RuleOptimizer(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None: ...
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, *args: Any, **kwargs: Any) -> float | None:
         """Step every parameter that has a gradient; return what ``closure`` returns, which is run with grad on."""
-        return (self._watched_step if self._watched() else self._bare_step)(closure)
+        return (self._watched_step if self._watched() else self._bare_step)(*args, **kwargs)
 
-    # Torch wraps the step of a class that does not say so: for hooks, and for a record that takes a tenth of a step of
-    # a million elements even if no profiler is there to read it. Its wrapper is around ours when somebody looks on.
-    step.hooked = True  # type: ignore[attr-defined]
+    # Torch wraps a step that is not marked: for hooks, and for a record that takes a tenth of a step of a million
+    # elements even if no profiler is there to read it. So its wrapper is around ours only when somebody looks on.
+    step.hooked = "by itself"  # type: ignore[attr-defined]
 
     def _watched(self) -> bool:
-        """Whether a hook, a profiler or a compiler looks on."""
-        return (
+        """Whether a hook, a profiler or a compiler looks on, and torch has not wrapped the step of a subclass."""
+        return type(self).step.hooked is not True and (  # type: ignore[attr-defined]
             torch.compiler.is_compiling()
             or bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks)
             or bool(torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks)
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+            or torch.autograd.profiler._is_profiler_enabled  # of all threads
         )
 
     def _bare_step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """What `step` does."""
+        """The step itself, without hooks and records."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -188,6 +189,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     _watched_step = torch.optim.Optimizer.profile_hook_step(_bare_step)
+    step.__wrapped__ = _bare_step  # type: ignore[attr-defined]  # whose signature it has
 
     def _step(self) -> None:
         """One step that is not traced."""

@@ -6,7 +6,7 @@ weight only makes the weight longer, and so the effective step shorter.
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ DELTA = Hyper(
     0.1, 0.0, math.inf, meaning="cosine, times the root of a row's length, below which weights count as free of scale"
 )
 ADAM = Adam()
-AT_ONCE = 256 * 1024
-"""Elements of the rows that are taken at a time where memory is kept for temporaries: they stay in the cache."""
-
 RATIO = Hyper(0.1, 0.0, math.inf, meaning="factor of the weight decay of weights that count as free of scale")
+
+AT_ONCE = 256 * 1024
+"""Elements that are taken at a time on the CPU, so that both passes over them find them in the cache.
+
+A tensor is taken whole where nobody keeps rooms, and for a stack of runs.
+"""
 
 
 def _rows(tensor: Tensor, runs: int) -> Tensor:
@@ -31,7 +34,7 @@ def _rows(tensor: Tensor, runs: int) -> Tensor:
 
 
 def _blocks(whole: Tensors) -> list[Tensors]:
-    """A few rows of every tensor at a time; but the temporary ``product`` has the same memory in all blocks."""
+    """A few rows of every tensor at a time. All blocks share the ``product``: it is used up within a block."""
     param = whole["param"]
     at_once = max(1, AT_ONCE * len(param) // max(1, param.numel()))
     cuts = zip(*(torch.split(tensor, at_once) for tensor in whole.values()), strict=True)
@@ -39,11 +42,11 @@ def _blocks(whole: Tensors) -> list[Tensors]:
     return [{**block, "product": whole["product"][: len(block["param"])]} for block in blocks]
 
 
-def _numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs: int) -> Tensor:
-    """|w|, |g|, (w, g) and (w, move) of each row, (4, ..., rows)."""
+def _numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs: int) -> tuple[Tensor, ...]:
+    """|w|, |g|, (w, g) and (w, move) of each row, (..., rows)."""
     w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
     dots = [torch.mul(w, other, out=product).sum(-1) for other in (g, m)]  # torch.linalg.vecdot would allocate
-    return torch.stack([torch.linalg.vector_norm(w, dim=-1), torch.linalg.vector_norm(g, dim=-1), *dots])
+    return torch.linalg.vector_norm(w, dim=-1), torch.linalg.vector_norm(g, dim=-1), *dots
 
 
 def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
@@ -52,7 +55,7 @@ def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Ten
     return cosines < c["delta"] / math.sqrt(max(length, 1))
 
 
-def _retained(numbers: Tensor, length: int, c: Tensors) -> Tensor:
+def _retained(numbers: Sequence[Tensor], length: int, c: Tensors) -> Tensor:
     """What a step leaves of the weights of each row, (..., rows), from the `_numbers` of all rows and their length.
 
     First each output's weights are a row, then the whole tensor is one: the first view in which the gradient is
@@ -61,7 +64,7 @@ def _retained(numbers: Tensor, length: int, c: Tensors) -> Tensor:
     sizes, slopes, with_grad, with_move = numbers
     by_row = _orthogonal(sizes, slopes, with_grad, length, c).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length * numbers.shape[-1], c)
+    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length * sizes.shape[-1], c)
     of_row = with_move / (sizes + c["floor"]).square()
     of_layer = with_move.sum(-1, keepdim=True) / (size + c["floor"]).square()
     excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
@@ -70,7 +73,7 @@ def _retained(numbers: Tensor, length: int, c: Tensors) -> Tensor:
 
 
 class Projected(Rule):
-    """``w <- (1 - decay r) w - lr P(move)``, P and r as `SGDP` says; of one dimension or none, a tensor has P = r = 1.
+    """``w <- (1 - decay r) w - lr P(move)``, P and r as `SGDP` says: 1 for a tensor of one dimension or none.
 
     A tensor is gone through twice: for four numbers of each row, from which those of all of it come too, and for the
     step. On the CPU that is done a few rows at a time.
@@ -92,21 +95,23 @@ class Projected(Rule):
         whole = {"param": param, "grad": grad, **{name: state[name] for name in self.slots}, **rooms}
         inner = param.dim() - runs - 1  # dimensions of a row
         if inner < 1:
+            move = self.move(grad, whole, c)
             if "decay" in c:
                 param.mul_(1 - c["decay"])
-            param.addcmul_(self.move(grad, whole, c), c["lr"], value=-1)
+            param.addcmul_(move, c["lr"], value=-1)
             return
-        in_memory = "product" in state and param.device.type == "cpu"  # else a compiler or a device sees to it
-        blocks = _blocks(whole) if in_memory and not runs else [whole]
+        by_rows = "product" in state and param.device.type == "cpu" and not runs
+        blocks = _blocks(whole) if by_rows else [whole]
         moves, numbers = [], []
         for block in blocks:
             moves.append(self.move(block["grad"], block, c))
             numbers.append(_numbers(block["param"], block["grad"], moves[-1], block["product"], runs))
+        of_all = [torch.cat(each, -1) for each in zip(*numbers, strict=True)] if len(blocks) > 1 else numbers[0]
         h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
-        retained = _retained(torch.cat(numbers, -1), math.prod(param.shape[runs + 1 :]), h)
+        retained = _retained(of_all, math.prod(param.shape[runs + 1 :]), h)
         retained = retained.view(*retained.shape, *[1] * inner)
-        of_block = torch.split(retained, len(blocks[0]["param"])) if len(blocks) > 1 else [retained]
-        for block, move, share in zip(blocks, moves, of_block, strict=True):
+        shares = torch.split(retained, len(blocks[0]["param"])) if len(blocks) > 1 else [retained]
+        for block, move, share in zip(blocks, moves, shares, strict=True):
             block["param"].mul_(share).addcmul_(move, c["lr"], value=-1)
 
 
