@@ -19,7 +19,7 @@ from ravine.claims.criteria import shown
 from ravine.claims.laboratory import Arm, Laboratory, Runs
 from ravine.claims.sutskever import autoencoders, recurrent, shared
 from ravine.claims.sutskever.autoencoders import autoencoder_arms, autoencoder_of, judged_on_training
-from ravine.claims.sutskever.recurrent import SOLVED, level_of, rnn_arms, sequences_of
+from ravine.claims.sutskever.recurrent import SOLVED, grid_of, level_of, rnn_arms, sequences_of
 from ravine.claims.sutskever.second_order import FIRST, USUAL, classic, digits_autoencoder, momentum_like
 from ravine.claims.sutskever.shared import PAPER, curves, edges, notes_of
 from ravine.problems import Problem
@@ -108,6 +108,11 @@ def problem_of(task: str, scale: Scale) -> Problem:
     return sequences_of(task, scale) if task in recurrent.MAKERS else autoencoder_of(task, scale)
 
 
+def rates_of(task: str, scale: Scale) -> Sequence[float]:
+    """The learning rates that the first-order methods try on a task."""
+    return grid_of(task, scale) if task in recurrent.MAKERS else scale.rates
+
+
 def first_order(task: str, scale: Scale) -> dict[str, Callable[[float], Arm]]:
     """Label -> learning rate -> arm: no momentum ("0"), and NAG with the two largest that the run can tell apart."""
     recurrently = task in recurrent.MAKERS
@@ -123,7 +128,7 @@ def train(laboratory: Laboratory, task: str, scale: Scale) -> Trained:
     small_rows, large_rows = (one.batch_rows(len(problem.train[0])) for one in (problem, large))
     gradients = scale.steps * small_rows // large_rows
     first = first_order(task, scale)
-    rates = laboratory.rates(problem, first, scale.rates, scale.pilot_seeds, scale.steps)
+    rates = laboratory.rates(problem, first, rates_of(task, scale), scale.pilot_seeds, scale.steps)
     best = laboratory.best(problem, [label for label in first if label != "0"], scale.steps)
     second = {METHODS[2]: momentum_like(METHODS[2], scale.few, FIRST), METHODS[3]: classic(scale.many)}
     dampings = laboratory.rates(large, second, DAMPINGS, scale.pilot_seeds, gradients)
@@ -183,7 +188,7 @@ def investigate(laboratory: Laboratory) -> Evidence:
             errors.append([name, *map(shown, trained.errors), *published(task)])
             settings.append([name, float(trained.momentum), *(rates[method] for method in METHODS)])
             figures[name] = curves(trained.runs, METHODS, unit, log=task not in recurrent.MAKERS)
-            notes += edges(name, {method: rates[method] for method in METHODS[:2]}, scale.rates)
+            notes += edges(name, {method: rates[method] for method in METHODS[:2]}, rates_of(task, scale))
             notes += edges(name, {method: rates[method] for method in METHODS[2:]}, DAMPINGS)
     columns = ["task", *METHODS, "paper: SGD", "best NAG", "momentum-like HF", "HF of 2010"]
     tables = [
