@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ravine.claims.laboratory import Arm, _parts
+from ravine.claims.laboratory import Arm, _parts, best_rate
 from ravine.fleet.train import places
 
 
@@ -26,3 +26,9 @@ def test_a_part_has_one_rule_and_hessian_free_ones_are_alone() -> None:
         ("momentum", ["0", "2"]),
         ("nesterov", ["4"]),
     ]
+
+
+def test_of_equal_learning_rates_the_largest_is_taken_in_whatever_order() -> None:
+    errors = {"0.1": 2.0, "1e-05": 1.0, "0.001": 1.0, "0.0003": 1.0}
+    assert best_rate(errors) == best_rate(dict(sorted(errors.items()))) == 0.001
+    assert best_rate({**errors, "1e-06": 0.5}) == 1e-6

@@ -187,7 +187,7 @@ class Laboratory:
         """The best learning rate of each arm: of the committed pilot if there is one for these words, else searched.
 
         Best is the lowest mean of the endpoint over the pilot's seeds, which no result is judged on; a run that
-        diverged has the worst. The table is kept in `pilots`.
+        diverged has the worst; of equals the largest is taken. The table is kept in `pilots`.
         """
         name = f"{problem.name} {steps}"
         table = None if self.fresh_pilot else committed_pilot(name)
@@ -198,7 +198,7 @@ class Laboratory:
             table = {label: {f"{rate:g}": _mean(runs.errors(f"{label} {rate:g}")) for rate in grid} for label in arms}
         self.pilots[name] = self.pilots.get(name, {}) | table
         self.store.write_json("pilot.json", self.pilots)
-        return {label: float(min(table[label], key=lambda rate: table[label][rate])) for label in arms}
+        return {label: best_rate(table[label]) for label in arms}
 
     def best(self, problem: Problem, labels: Sequence[str], steps: int) -> str:
         """The arm that has the lowest error at its best learning rate, of those that `rates` was asked for."""
@@ -212,6 +212,12 @@ class Laboratory:
             numbers[name] = compute()
             self.store.write_json(NUMBERS, numbers)
         return float(numbers[name])
+
+
+def best_rate(errors: Mapping[str, float]) -> float:
+    """The learning rate with the lowest error, of equals the largest, in whatever order they are."""
+    _, negative = min((error, -float(rate)) for rate, error in errors.items())
+    return -negative
 
 
 def committed_pilot(name: str) -> dict[str, dict[str, float]] | None:

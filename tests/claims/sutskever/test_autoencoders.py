@@ -4,6 +4,7 @@ import pytest
 
 from cases_claims import Counted, assert_runs_through, assert_the_pilot_fits, outcomes
 from ravine.claims import reproduce
+from ravine.claims.claim import Budget
 from ravine.claims.sutskever import autoencoders
 from ravine.claims.sutskever.shared import Scale
 from ravine.schedules import SutskeverMomentum
@@ -60,6 +61,9 @@ def test_momenta_need_their_time() -> None:
     assert Scale((), 20_000, 2, ()).momenta(autoencoders.MOMENTA) == [0.9, 0.99, 0.995, 0.999]
 
 
-def test_the_committed_pilot_fits_the_quick_budget() -> None:
-    arms = autoencoders.autoencoder_arms([0.9, 0.99], 2_000)
-    assert_the_pilot_fits("curves-small, training error 2000", arms, autoencoders.AUTOENCODERS["quick"].rates)
+@pytest.mark.parametrize("budget", ["quick", "evening"])
+def test_the_committed_pilot_fits_the_budget(budget: Budget) -> None:
+    scale = autoencoders.AUTOENCODERS[budget]
+    arms = autoencoders.autoencoder_arms(scale.momenta(autoencoders.MOMENTA), scale.steps)
+    for task in scale.tasks:
+        assert_the_pilot_fits(f"{task}-small, training error {scale.steps}", arms, scale.rates)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from cases_claims import assert_runs_through, assert_the_pilot_fits, outcomes
+from ravine.claims.claim import Budget
 from ravine.claims.sutskever import recurrent
 from ravine.claims.sutskever.shared import Scale
 from ravine.problems.sequences import addition
@@ -25,6 +26,10 @@ def test_without_momentum_the_first_updates_have_it_all_the_same() -> None:
     assert (momentum(999), momentum(1000)) == (0.9, 0.0)
 
 
-def test_the_committed_pilot_fits_the_quick_budget() -> None:
-    arms = recurrent.rnn_arms([0.9, 0.98], 2_000)
-    assert_the_pilot_fits("addition (thesis, T = 30) 2000", arms, recurrent.SEQUENCES["quick"].rates)
+@pytest.mark.parametrize("budget", ["quick", "evening"])
+def test_the_committed_pilot_fits_the_budget(budget: Budget) -> None:
+    scale = recurrent.SEQUENCES[budget]
+    arms = recurrent.rnn_arms(scale.momenta(recurrent.MOMENTA), scale.steps)
+    for task in scale.tasks:
+        name = recurrent.sequences_of(task, scale).name
+        assert_the_pilot_fits(f"{name} {scale.steps}", arms, recurrent.grid_of(task, scale))
