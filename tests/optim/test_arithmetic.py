@@ -1,14 +1,11 @@
 """Sizes, layouts and dtypes: blocks, strides, half precision, mixtures."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
 
 from cases_optim import (
     Make,
-    assert_near,
     assert_same,
     every,
     give_gradients,
@@ -16,8 +13,8 @@ from cases_optim import (
     rule_of,
     run,
 )
-from ravine.optim import OF_RULE, SGDP, AdamP, arithmetic, batches
-from ravine.rules import get, projected
+from ravine.optim import OF_RULE, arithmetic
+from ravine.rules import get
 
 
 @every
@@ -29,21 +26,6 @@ def test_block_by_block_is_the_whole(make: Make, beyond: int, monkeypatch: pytes
     monkeypatch.setattr(arithmetic, "BLOCK", 1000)
     run(make(whole, weight_decay=0.1), whole, range(5))
     assert_same(cut, whole)
-
-
-@pytest.mark.parametrize("make", [SGDP, AdamP, partial(SGDP, nesterov=True), partial(AdamP, nesterov=True)])
-@pytest.mark.parametrize("delta", [0.1, 10.0])  # whether a projection is rare, or usual
-def test_a_few_rows_at_a_time_are_the_whole(make: Make, delta: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = [(7, 5), (6, 2, 3), (4, 0), (0, 4), (9,), ()]
-    cut, whole = parameters(shapes=shapes), parameters(shapes=shapes)
-    monkeypatch.setattr(projected, "AT_ONCE", 10)
-    monkeypatch.setattr(batches, "SMALL", 0)  # each alone, as large ones are
-    run(make(cut, weight_decay=0.1, delta=delta), cut, range(5))
-    monkeypatch.setattr(projected, "AT_ONCE", 1000)
-    run(make(whole, weight_decay=0.1, delta=delta), whole, range(5))
-    assert_near(cut, whole)  # norms are summed in another order
-    kept = {"param": torch.zeros(500, 5), "product": torch.zeros(500, 5)}
-    assert [len(block["product"]) for block in projected._blocks(kept)] == [200, 200, 100]
 
 
 def test_blocks_are_cut_from_contiguous_tensors_only() -> None:

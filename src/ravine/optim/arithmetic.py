@@ -101,11 +101,8 @@ def move(common: Common, piece: Piece) -> None:
 
 def may_cut(rule: Rule, piece: Piece) -> bool:
     """Whether a piece can be updated block by block, and gains by it."""
-    return (
-        rule.elementwise
-        and piece[0].device.type == "cpu"
-        and all(plain(tensor) and tensor.is_contiguous() for tensor in piece)
-    )
+    lie_well = all(plain(tensor) and tensor.is_contiguous() for tensor in piece)  # parts of a sharded one are copies
+    return rule.elementwise and piece[0].device.type == "cpu" and lie_well
 
 
 def cut(piece: Piece) -> Iterator[Piece]:
@@ -132,9 +129,7 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     rule = common.rule
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
-    # Without rooms a rule takes a tensor whole: a compiler makes its own blocks, and parts of others may be copies.
-    kept = common.room is not None and plain(point)
-    rooms = {name: common.temporary(point, name) for name in rule.rooms} if kept else {}
+    rooms = {name: common.temporary(point, name) for name in rule.rooms}
     rule.apply(point, slope, state | rooms, common.coefficients)
     if point is not param:
         param.copy_(point)

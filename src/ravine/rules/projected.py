@@ -5,8 +5,7 @@ weight only makes the weight longer, and so the effective step shorter.
 """
 
 import math
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,32 +20,10 @@ DELTA = Hyper(
 ADAM = Adam()
 RATIO = Hyper(0.1, 0.0, math.inf, meaning="factor of the weight decay of weights that count as free of scale")
 
-AT_ONCE = 256 * 1024
-"""Elements that are taken at a time on the CPU, so that both passes over them find them in the cache.
-
-A tensor is taken whole where nobody keeps rooms, and for a stack of runs.
-"""
-
 
 def _rows(tensor: Tensor, runs: int) -> Tensor:
     """The weights of each output, (..., rows, length)."""
     return tensor.flatten(runs + 1)
-
-
-def _blocks(whole: Tensors) -> list[Tensors]:
-    """A few rows of every tensor at a time. All blocks share the ``product``: it is used up within a block."""
-    param = whole["param"]
-    at_once = max(1, AT_ONCE * len(param) // max(1, param.numel()))
-    cuts = zip(*(torch.split(tensor, at_once) for tensor in whole.values()), strict=True)
-    blocks = [dict(zip(whole, cut, strict=True)) for cut in cuts]
-    return [{**block, "product": whole["product"][: len(block["param"])]} for block in blocks]
-
-
-def _numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs: int) -> tuple[Tensor, ...]:
-    """|w|, |g|, (w, g) and (w, move) of each row, (..., rows)."""
-    w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
-    dots = [torch.mul(w, other, out=product).sum(-1) for other in (g, m)]  # torch.linalg.vecdot would allocate
-    return torch.linalg.vector_norm(w, dim=-1), torch.linalg.vector_norm(g, dim=-1), *dots
 
 
 def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
@@ -55,67 +32,49 @@ def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Ten
     return cosines < c["delta"] / math.sqrt(max(length, 1))
 
 
-def _retained(numbers: Sequence[Tensor], length: int, c: Tensors) -> Tensor:
-    """What a step leaves of the weights of each row, (..., rows), from the `_numbers` of all rows and their length.
+def _dots(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
+    """The product of each row with that of the other; what `torch.linalg.vecdot` would allocate is ``product``."""
+    return torch.mul(left, right, out=product).sum(-1)
+
+
+def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> tuple[Tensor, Tensor] | None:
+    """How many times the weights are in ``move`` and are to be taken out, and whether there is a projection, per run.
 
     First each output's weights are a row, then the whole tensor is one: the first view in which the gradient is
-    orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2.
+    orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. All of it comes from four numbers a row, those of
+    the whole tensor too, so nothing of the size of the tensor is made but ``product``, which is room for a temporary.
+    None for tensors of one dimension or none, which are left alone.
     """
-    sizes, slopes, with_grad, with_move = numbers
-    by_row = _orthogonal(sizes, slopes, with_grad, length, c).all(-1, keepdim=True)
+    runs = c["lr"].dim() and 1
+    if param.dim() < runs + 2:
+        return None
+    w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
+    h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
+    sizes, slopes = (torch.linalg.vector_norm(tensor, dim=-1) for tensor in (w, g))
+    with_grad, with_move = _dots(w, g, product), _dots(w, m, product)
+    by_row = _orthogonal(sizes, slopes, with_grad, w.shape[-1], h).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length * sizes.shape[-1], c)
-    of_row = with_move / (sizes + c["floor"]).square()
-    of_layer = with_move.sum(-1, keepdim=True) / (size + c["floor"]).square()
+    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), w.shape[-2:].numel(), h)
+    of_row = with_move / (sizes + h["floor"]).square()
+    of_layer = with_move.sum(-1, keepdim=True) / (size + h["floor"]).square()
     excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
-    decay = c["decay"] * torch.where(by_row | by_layer, c["wd_ratio"], 1) if "decay" in c else 0
-    return 1 - decay + c["lr"] * excess
+    inner = [1] * (param.dim() - runs - 1)
+    return excess.view(*excess.shape, *inner), (by_row | by_layer).view(*excess.shape[:-1], 1, *inner)
 
 
-class Projected(Rule):
-    """``w <- (1 - decay r) w - lr P(move)``, P and r as `SGDP` says: 1 for a tensor of one dimension or none.
-
-    A tensor is gone through twice: for four numbers of each row, from which those of all of it come too, and for the
-    step. On the CPU that is done a few rows at a time.
-    """
-
-    elementwise = False
-    decoupled = True
-
-    def __init__(self, nesterov: bool = False) -> None:
-        self.nesterov = nesterov
-
-    @abstractmethod
-    def move(self, grad: Tensor, kept: Tensors, c: Tensors) -> Tensor:
-        """Advance the slots; the move is one of them or of the rooms, but not the ``product``."""
-
-    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        runs = c["lr"].dim() and 1
-        rooms = {name: room(state, name, param) for name in self.rooms}
-        whole = {"param": param, "grad": grad, **{name: state[name] for name in self.slots}, **rooms}
-        inner = param.dim() - runs - 1  # dimensions of a row
-        if inner < 1:
-            move = self.move(grad, whole, c)
-            if "decay" in c:
-                param.mul_(1 - c["decay"])
-            param.addcmul_(move, c["lr"], value=-1)
-            return
-        by_rows = "product" in state and param.device.type == "cpu" and not runs
-        blocks = _blocks(whole) if by_rows else [whole]
-        moves, numbers = [], []
-        for block in blocks:
-            moves.append(self.move(block["grad"], block, c))
-            numbers.append(_numbers(block["param"], block["grad"], moves[-1], block["product"], runs))
-        of_all = [torch.cat(each, -1) for each in zip(*numbers, strict=True)] if len(blocks) > 1 else numbers[0]
-        h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
-        retained = _retained(of_all, math.prod(param.shape[runs + 1 :]), h)
-        retained = retained.view(*retained.shape, *[1] * inner)
-        shares = torch.split(retained, len(blocks[0]["param"])) if len(blocks) > 1 else [retained]
-        for block, move, share in zip(blocks, moves, shares, strict=True):
-            block["param"].mul_(share).addcmul_(move, c["lr"], value=-1)
+def _step(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
+    """``w <- (1 - decay) w - lr (move - excess w)``; the decay is reduced where there was a projection."""
+    found = _excess(param, grad, move, c, product)
+    if found is not None:
+        excess, projected = found
+        decay = c["decay"] * torch.where(projected, c["wd_ratio"], 1) if "decay" in c else 0
+        param.mul_(1 - decay + c["lr"] * excess)
+    elif "decay" in c:
+        param.mul_(1 - c["decay"])
+    param.addcmul_(move, c["lr"], value=-1)
 
 
-class SGDP(Projected):
+class SGDP(Rule):
     """SGDP: heavy-ball momentum whose step is projected: ``v <- mu v + g; w <- w - lr P(v)``, v = 0 at the start.
 
     Heo et al. 2021 ("AdamP: slowing down the slowdown for momentum optimizers on scale-invariant weights"). P looks,
@@ -138,18 +97,24 @@ class SGDP(Projected):
     }
     slots = ("momentum_buffer",)
     rooms = ("product", "ahead")
+    elementwise = False
+    decoupled = True
+
+    def __init__(self, nesterov: bool = False) -> None:
+        self.nesterov = nesterov
 
     def coefficients(self, h: Numbers) -> Numbers:
         decay = {"decay": h["lr"] * h["weight_decay"] / (1 - h["momentum"])} if "weight_decay" in h else {}
         return {**h, **decay, "floor": h["eps"]}
 
-    def move(self, grad: Tensor, kept: Tensors, c: Tensors) -> Tensor:
-        velocity = kept["momentum_buffer"]
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        velocity, (product, ahead) = state["momentum_buffer"], (room(state, name, param) for name in self.rooms)
         torch.addcmul(grad, velocity, c["momentum"], out=velocity)
-        return torch.addcmul(grad, velocity, c["momentum"], out=kept["ahead"]) if self.nesterov else velocity
+        move = torch.addcmul(grad, velocity, c["momentum"], out=ahead) if self.nesterov else velocity
+        _step(param, grad, move, c, product)
 
 
-class AdamP(Projected):
+class AdamP(Rule):
     """AdamP: Adam whose step is projected: ``w <- w - lr P(m^ / (sqrt(s^) + eps))``, P as in `SGDP`.
 
     Heo et al. 2021, Algorithm 2; m, s, bias correction and eps as in `Adam`. With ``nesterov``, b1 m + (1 - b1) g takes
@@ -162,13 +127,19 @@ class AdamP(Projected):
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
     rooms = ("ratio", "product", "ahead")
+    elementwise = False
+    decoupled = True
+
+    def __init__(self, nesterov: bool = False) -> None:
+        self.nesterov = nesterov
 
     def coefficients(self, h: Numbers) -> Numbers:
         decay = {"decay": h["lr"] * h["weight_decay"]} if "weight_decay" in h else {}
         return {**ADAM.coefficients(h), **decay, "floor": h["eps"]}
 
-    def move(self, grad: Tensor, kept: Tensors, c: Tensors) -> Tensor:
-        mean = kept["exp_avg"].lerp_(grad, c["gain1"])
-        squares = kept["exp_avg_sq"].lerp_(torch.square(grad, out=kept["ratio"]), c["gain2"])
-        direction = torch.lerp(mean, grad, c["gain1"], out=kept["ahead"]) if self.nesterov else mean
-        return scaled(direction, squares, c, kept["ratio"])
+    def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+        ratio, product, ahead = (room(state, name, param) for name in self.rooms)
+        mean = state["exp_avg"].lerp_(grad, c["gain1"])
+        squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
+        direction = torch.lerp(mean, grad, c["gain1"], out=ahead) if self.nesterov else mean
+        _step(param, grad, scaled(direction, squares, c, ratio), c, product)

@@ -57,7 +57,7 @@ class Scale(shared.Scale):
 SCALES: Mapping[Budget, tuple[Scale, ...]] = {
     "quick": (Scale((DIGITS,), 5_000, 3, autoencoders.RATES[:3], pilot_seeds=3, batch=512),),
     "evening": (
-        Scale(("curves", "mnist-autoencoder", "faces"), 5_000, 3, autoencoders.RATES[:3]),
+        Scale(("curves", "mnist-autoencoder", "faces"), 5_000, 3, autoencoders.RATES),
         Scale(("addition", "multiplication", "memorize-5", "memorize-20"), 16_000, 3, recurrent.RATES[2:4]),
     ),
     # Ten times the paper's updates of its recurrent nets: those of Hessian-free optimization were that long.
