@@ -229,7 +229,9 @@ def main() -> None:
     else:  # a study compiles only where that is paid back: the dense net is measured both ways
         wanted = [(name, None) for name in CASES] + ([("dense 64-64-64-10", "compiled")] if compiler() else [])
     rows = [compare(name, given.rounds, cores(), executor, scratch) for name, executor in wanted]
-    report(rows, "share of its products", products_share, given.out)
+    report(
+        rows, "share of its products", products_share, given.out, lambda row: (row["case"], row["executor"].split()[0])
+    )
 
 
 def products_share(row: Row) -> str:
@@ -237,8 +239,10 @@ def products_share(row: Row) -> str:
     return f"{row['share']:.2f} ({row['products_us']:.1f} of {row['step_us']:.1f} us)" if "share" in row else ""
 
 
-def report(rows: Sequence[Row], column: str, share: Callable[[Row], str], out: Path) -> None:
-    """Prints a table of rows, the last column as `share` says, and keeps them beside the others of the file."""
+def report(
+    rows: Sequence[Row], column: str, share: Callable[[Row], str], out: Path, key: Callable[[Row], Hashable]
+) -> None:
+    """Prints a table of rows, the last column as `share` says, and keeps them beside the others of the file by `key`."""
     table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", column)
     for row in rows:
         low, high = row["interval"]
@@ -246,7 +250,7 @@ def report(rows: Sequence[Row], column: str, share: Callable[[Row], str], out: P
         table.add_row(row["case"], row["executor"], *rates, share(row))
     Console(width=140).print(table)
     where = {"machine": machine("cpu"), "versions": versions()}
-    every = merged(out, where, rows, lambda row: (row["case"], row["executor"].split()[0]))
+    every = merged(out, where, rows, key)
     every.sort(key=lambda row: list(EVERY).index(row["case"]))
     out.write_text(json.dumps({**where, "rows": every}, indent=2) + "\n")
 
