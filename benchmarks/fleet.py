@@ -242,7 +242,7 @@ def products_share(row: Row) -> str:
 def report(
     rows: Sequence[Row], column: str, share: Callable[[Row], str], out: Path, key: Callable[[Row], Hashable]
 ) -> None:
-    """Prints a table of rows, the last column as `share` says, and keeps them beside the others of the file by `key`."""
+    """Prints a table of rows, the last column as `share` says, and keeps them in the file, by `key`."""
     table = Table("case", "executor", "run-steps/s", "plain loops", "ratio", "95 %", column)
     for row in rows:
         low, high = row["interval"]
