@@ -200,8 +200,8 @@ def larger(name: str) -> Problem:
     return replace(problem, train=train, validation=validation, test=test)
 
 
-# Margins of squared errors are about 5 % of the error of the mean picture, those of wrong symbols 5 % of what a net makes
-# that looks at no input. A full batch of these problems would take hours.
+# Margins of squared errors are about 5 % of the error of the mean picture, those of wrong symbols 5 % of what a net
+# makes that looks at no input. A full batch of these problems would take hours.
 LARGER = {
     name: Grid(partial(larger, name), batch_sizes, budgets, margin)
     for name, batch_sizes, budgets, margin in (
