@@ -121,8 +121,9 @@ def advise(
     plain = best(landscape, budget, (0.0,))
     heavy = best(landscape, budget, MOMENTA)
     ahead = best(landscape, budget, MOMENTA, nesterov=True)
-    momentum = ahead if _gain(points, ending, heavy, ahead) > ending.margin else heavy
-    gain = _gain(points, ending, plain, momentum)
+    slope = _slope(asked, points, ending)
+    momentum = ahead if _gain(slope, heavy, ahead) > ending.margin else heavy
+    gain = _gain(slope, plain, momentum)
     chances = predictor.probabilities(predictor.feature(gain, ending.margin), predictor.committed())
     verdict = max(chances, key=lambda one: chances[one])
     edge = measure.stability_limit(1.0) / landscape.sharpness
@@ -154,12 +155,20 @@ def advise(
     )
 
 
-def _gain(points: list[Point], ending: declare.Endpoint, base: Forecast, other: Forecast) -> float:
-    """How much better `other` is forecast than `base`, in the unit of the endpoint."""
+def _slope(problem: Problem, points: list[Point], ending: declare.Endpoint) -> float | None:
+    """Of the endpoint per unit of loss; None if the loss itself is the endpoint."""
     if ending.name == "loss":
+        return None
+    bounded = problem.metrics[ending.name].bounded
+    return metric_slope(points, ending.name, float(ending.higher_is_better) if bounded else None)
+
+
+def _gain(slope: float | None, base: Forecast, other: Forecast) -> float:
+    """How much better `other` is forecast than `base`, in the unit of the endpoint."""
+    if slope is None:
         smallest = 1e-300  # a deterministic quadratic can be forecast to underflow
         return math.log(max(base.loss, smallest)) - math.log(max(other.loss, smallest))
-    return metric_slope(points, ending.name) * (base.loss - other.loss)
+    return slope * (base.loss - other.loss)
 
 
 def _regime(share_of_edge: float) -> Regime:

@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +19,9 @@ from ravine.fleet.order import Order
 from ravine.problems import Data, Problem
 from ravine.problems.problem import Batch
 
-ROWS = 1024  # of training that are measured on
+ROWS = 1024  # of training that are measured on, fewer where a gradient is slow
+LEAST_ROWS = 128
+GRADIENTS = 150  # that a point costs about: noise, sharpness, quadratures
 GROUPS = 128  # of them, for the noise scale
 NODES = 24  # of the quadratures
 NOISES = 4  # directions of noise that a quadrature starts from
@@ -58,7 +59,8 @@ def survey(problem: Problem, data: Data, seconds: float) -> Survey:
     """Measures at the PLACES of a run of plain SGD with the best learning rate of the last point's forecast.
 
     The curvature is the Gauss-Newton matrix, or the positive part of the Hessian where the problem gives no outputs.
-    After `seconds` no further point is taken. Raises WorkError if the first one cannot be measured.
+    So many rows are measured on that a point should take its share of `seconds`; after `seconds` no further point is
+    taken. Raises WorkError if the first one cannot be measured.
     """
     began = time.monotonic()
     device = torch.device("cpu")
@@ -67,18 +69,21 @@ def survey(problem: Problem, data: Data, seconds: float) -> Survey:
     length = max(min(round(SHARE * problem.steps), LONGEST), 1)
     steps = sorted({round(length * place) for place in PLACES})
     order = Order(_SEED, 0, data.train.rows, problem.batch_size, problem.sampling)
+    measured = _measured_rows(problem, data, model, seconds / len(PLACES))
     points: list[Point] = []
     with seeded(key(_SEED, "draws", 0), device):
         for begin, end in zip([0, *steps], steps, strict=False):
-            if points and not _advance(problem, data, model, order, range(begin, end), points[-1]):
+            if points and not _advance(problem, data, measured, model, order, range(begin, end), points[-1]):
                 break
             if points and time.monotonic() - began > seconds * len(points) / (len(points) + 1):
                 break
-            points.append(_point(problem, data, model, end))
+            points.append(_point(problem, data, measured, model, end, points[0] if points else None))
     return Survey(points, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
 
 
-def _advance(problem: Problem, data: Data, model: nn.Module, order: Order, steps: range, at: Point) -> bool:
+def _advance(
+    problem: Problem, data: Data, measured: Batch, model: nn.Module, order: Order, steps: range, at: Point
+) -> bool:
     """Trains through `steps`; again with half the learning rate, as often as the loss does not fall.
 
     A net sharpens as it learns, so a quarter of the largest stable learning rate is enough. Where the loss cannot fall,
@@ -98,7 +103,7 @@ def _advance(problem: Problem, data: Data, model: nn.Module, order: Order, steps
             if not value.isfinite():
                 break
         with torch.no_grad():
-            loss = float(problem.loss_on(model, _measured_rows(data)))
+            loss = float(problem.loss_on(model, measured))
         if loss <= at.loss or (trial == TRIALS - 1 and loss <= 3 * abs(at.loss)):  # false where it is not a number
             return True
         model.load_state_dict(before)
@@ -106,15 +111,29 @@ def _advance(problem: Problem, data: Data, model: nn.Module, order: Order, steps
     return False
 
 
-def _measured_rows(data: Data) -> Batch:
-    return data.train.batch(torch.randperm(data.train.rows, generator=torch.Generator().manual_seed(_SEED))[:ROWS])
+def _measured_rows(problem: Problem, data: Data, model: nn.Module, seconds: float) -> Batch:
+    """Up to ROWS rows, halved until GRADIENTS gradients on them take `seconds`."""
+    order = torch.randperm(data.train.rows, generator=torch.Generator().manual_seed(_SEED))
+    probe = data.train.batch(order[:LEAST_ROWS])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    before = copy.deepcopy(model.state_dict())  # running statistics
+    times: list[float] = []
+    for _ in range(2):  # the first is slower
+        began = time.monotonic()
+        torch.autograd.grad(problem.loss_on(model, probe), parameters, allow_unused=True)
+        times.append(time.monotonic() - began)
+    model.load_state_dict(before)
+    count = ROWS
+    while count > LEAST_ROWS and GRADIENTS * min(times) * count / LEAST_ROWS > seconds:
+        count //= 2
+    return data.train.batch(order[:count])
 
 
-def _point(problem: Problem, data: Data, model: nn.Module, step: int) -> Point:
+def _point(problem: Problem, data: Data, measured: Batch, model: nn.Module, step: int, first: Point | None) -> Point:
     rows = data.train.rows
     objective = measure.Objective(
         model,
-        [_measured_rows(data)],
+        [measured],
         loss=problem.loss,
         batch_loss=problem.batch_loss,
         seed=_SEED,
@@ -138,9 +157,12 @@ def _point(problem: Problem, data: Data, model: nn.Module, step: int) -> Point:
     left = 1.0 if problem.sampling == "with-replacement" else 1 - drawn / rows
     loss = float(objective.loss())
     values = _validation(problem, data, model)
+    # What the rows differ by before anything is learnt is chance, and no floor: only what has come since is.
+    gap = values["loss"] - loss
+    at_start = first.validation["loss"] - first.loss if first is not None else gap
     landscape = Landscape(
         loss=loss,
-        floor=max(values["loss"] - loss, 0.0),
+        floor=max(min(gap, gap - at_start), 0.0),
         signal=_spectrum(matrix, gradient[None], gradient.square().sum()[None], problem.weight_decay),
         noise=_spectrum(
             matrix, directions, lengths / lengths.sum().clamp(min=1e-300) * squared / drawn * left, problem.weight_decay
@@ -181,18 +203,18 @@ def _validation(problem: Problem, data: Data, model: nn.Module) -> dict[str, flo
     return values
 
 
-def differences(points: list[Point], name: str) -> Iterator[tuple[float, float]]:
-    """(change of the loss, change of a metric) on validation rows, between points of the run."""
-    for one, other in itertools.pairwise(points):
-        yield (
-            other.validation["loss"] - one.validation["loss"],
-            other.validation[name] - one.validation[name],
-        )
+def metric_slope(points: list[Point], name: str, best: float | None) -> float:
+    """How much a metric moves per unit of validation loss; 0 if the run did not move the loss.
 
-
-def metric_slope(points: list[Point], name: str) -> float:
-    """How much the metric moved per unit of loss along the run, at least 0; 0 if the run did not move the loss."""
-    pairs = list(differences(points, name))
-    loss = sum(abs(a) for a, _ in pairs)
-    slope = sum(abs(b) for _, b in pairs) / loss if loss else 0.0
+    As it did along the run, but at most as if its distance from `best`, its best value, were in proportion to the loss:
+    an accuracy saturates. None: it has no best value.
+    """
+    moved = {
+        of: sum(abs(b.validation[of] - a.validation[of]) for a, b in itertools.pairwise(points))
+        for of in ("loss", name)
+    }
+    slope = moved[name] / moved["loss"] if moved["loss"] else 0.0
+    last = points[-1].validation
+    if best is not None and last["loss"] > 0:
+        slope = min(slope, abs(best - last[name]) / last["loss"])
     return slope if math.isfinite(slope) else 0.0
