@@ -311,13 +311,14 @@ def digits(directory: Path, **words: object) -> dict[str, Any]:
     return verdict
 
 
-@pytest.mark.parametrize("method", ["momentum", "nesterov"])
-def test_momentum_pays_on_the_digits_in_30_full_batches(tmp_path: Path, method: str) -> None:
+def test_momentum_pays_on_the_digits_in_30_full_batches(tmp_path: Path) -> None:
     """Tuned gradient descent reaches .77 to .82, momentum and Nesterov about .9."""
-    found = digits(tmp_path, methods=f"sgd,{method}", batch_size=2000, steps=30, trials=48, seeds=8)
-    (contrast,) = found["contrasts"]
-    assert contrast["verdict"] == "pays"
-    assert 0.05 < contrast["difference"] < 0.2
+    found = digits(tmp_path, methods="sgd,momentum,nesterov", batch_size=2000, steps=30, trials=48, seeds=8)
+    assert [one["method"] for one in found["contrasts"] if one["versus"] == "sgd"] == ["momentum", "nesterov"]
+    for contrast in found["contrasts"]:
+        if contrast["versus"] == "sgd":
+            assert contrast["verdict"] == "pays", contrast
+            assert 0.05 < contrast["difference"] < 0.2, contrast
     assert 0.7 < found["methods"]["sgd"]["score"] < 0.85
 
 
@@ -334,7 +335,7 @@ def test_momentum_neither_pays_nor_hurts_where_it_does_not_matter(
     assert found["methods"]["sgd"]["score"] > 0.9
 
 
-def test_five_study_seeds_do_not_contradict_each_other(tmp_path: Path) -> None:
+def test_three_study_seeds_do_not_contradict_each_other(tmp_path: Path) -> None:
     """30 full batches of 256 digits, where momentum pays: each study finds more than the margin."""
     file = some_digits(tmp_path, 256)
     words = {**DIGITS, "--batch-size": "256", "--steps": "30", "--trials": "32", "--seeds": "5"}
@@ -351,7 +352,7 @@ def test_five_study_seeds_do_not_contradict_each_other(tmp_path: Path) -> None:
         return found
 
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(contrast, range(5)))
+        found = list(pool.map(contrast, range(3)))
     words_of = [one["verdict"] for one in found]
     assert not set(itertools.permutations(words_of, 2)) & OPPOSITE, words_of
     assert all(one["difference"] > 0.05 for one in found), found

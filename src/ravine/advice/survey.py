@@ -69,7 +69,8 @@ def survey(problem: Problem, data: Data, seconds: float) -> Survey:
     length = max(min(round(SHARE * problem.steps), LONGEST), 1)
     steps = sorted({round(length * place) for place in PLACES})
     order = Order(_SEED, 0, data.train.rows, problem.batch_size, problem.sampling)
-    measured = _measured_rows(problem, data, model, seconds / len(PLACES))
+    with seeded(key(_SEED, "probe", 0), device):
+        measured = _measured_rows(problem, data, model, seconds / len(PLACES))
     points: list[Point] = []
     with seeded(key(_SEED, "draws", 0), device):
         for begin, end in zip([0, *steps], steps, strict=False):
