@@ -14,7 +14,8 @@ The truth of a cell is the verdict on the two settings that its study recommends
 seldom decide with the interval that covers the search too. The scores against that verdict stand beside. Cells that
 stay undecided have no truth to be scored against; they are counted and left out.
 
-Intervals: Wilson's for the hit rate; for the Brier skill and the regret a bootstrap over cells within problems.
+Intervals: a bootstrap over problems, whose cells go together: cells of one problem are no independent draws. Wilson's
+interval of the hit rate, which takes them for such, stands beside.
 """
 
 import argparse
@@ -353,7 +354,7 @@ def run(cell: Cell, scratch: Path) -> Row:
         "verdict_given_settings": _verdict(momentum["interval_given_settings"], verdict["margin"]),
         "difference_given_settings": momentum["difference_given_settings"],
         "interval_given_settings": momentum["interval_given_settings"],
-        "regret": None if None in over_advice else max(over_advice),
+        "regret": max(over_advice),  # of the recommended setting over the better of the two tuned ones
         "tuned": {name: one["settings"] for name, one in verdict["methods"].items()},
     }
     shutil.rmtree(directory.parent)
@@ -388,13 +389,14 @@ def score(rows: Sequence[Row], truth_name: str) -> Row:
     ours = np.array([_brier(p, t) for p, t in zip(chances, truth, strict=True)])
     guess = np.array([_brier({commonest: 1.0}, t) for t in truth])
     problems = [row["problem"] for row in decided]
-    regrets = np.array([_regret(row) for row in decided])
+    regrets = np.array([row["regret"] / row["margin"] for row in decided])
     return {
         "cells": len(rows),
         "undecided": len(rows) - len(decided),
         "verdicts": dict(Counter(truth)),
         "hit_rate": float(np.mean(hits)),
-        "hit_rate_interval": wilson(sum(hits), len(hits)),
+        "hit_rate_interval": bootstrap(problems, lambda k: float(np.mean(np.array(hits)[k]))),
+        "hit_rate_wilson": wilson(sum(hits), len(hits)),
         "hit_rate_of_the_commonest": truth.count(commonest) / len(truth),
         "brier": float(ours.mean()),
         "brier_of_the_commonest": float(guess.mean()),
@@ -402,8 +404,7 @@ def score(rows: Sequence[Row], truth_name: str) -> Row:
         "brier_skill_interval": bootstrap(problems, lambda k: _skill(ours[k], guess[k])),
         "calibration": calibration([p["pays"] for p in chances], [t == "pays" for t in truth]),
         "regret_in_margins": {
-            "median": float(np.median(regrets[np.isfinite(regrets)])),
-            "diverged": int(np.isinf(regrets).sum()),
+            "median": float(np.median(regrets)),
             "within_one": float((regrets <= 1).mean()),
             "within_one_interval": bootstrap(problems, lambda k: float((regrets[k] <= 1).mean())),
         },
@@ -419,11 +420,6 @@ def _skill(ours: Floats, guess: Floats) -> float:
     return 1 - float(ours.mean() / guess.mean()) if guess.mean() > 0 else 0.0
 
 
-def _regret(row: Row) -> float:
-    """How much worse the recommended setting is than the better of the two tuned ones, in margins; inf: diverged."""
-    return math.inf if row["regret"] is None else float(row["regret"] / row["margin"])
-
-
 def wilson(hits: int, count: int, z: float = 1.96) -> list[float]:
     """Wilson's 95 % interval of a share."""
     share, more = hits / count, z * z / count
@@ -433,10 +429,10 @@ def wilson(hits: int, count: int, z: float = 1.96) -> list[float]:
 
 
 def bootstrap(problems: Sequence[str], value: Callable[[Any], float], draws: int = 4000) -> list[float]:
-    """95 % of what a value of cells would be, with the cells of each problem drawn again."""
+    """95 % of what a value of cells would be, with the problems drawn again."""
     rng = np.random.default_rng(0)
     groups = [np.flatnonzero(np.array(problems) == name) for name in dict.fromkeys(problems)]
-    found = [value(np.concatenate([rng.choice(group, len(group)) for group in groups])) for _ in range(draws)]
+    found = [value(np.concatenate([groups[k] for k in rng.choice(len(groups), len(groups))])) for _ in range(draws)]
     low, high = np.percentile(found, [2.5, 97.5])
     return [float(low), float(high)]
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 from ravine.errors import UserError, WorkError
 
 if TYPE_CHECKING:
-    from ravine import distributed, hessian_free, init, measure, metrics, optim, problems, rules
+    from ravine import (
+        advice,
+        distributed,
+        hessian_free,
+        init,
+        measure,
+        metrics,
+        monitor,
+        optim,
+        problems,
+        rules,
+        schedules,
+    )
     from ravine.advice import Advice, advise
     from ravine.metrics import Metric
     from ravine.monitor import Monitor
@@ -27,6 +39,7 @@ __all__ = [
     "UserError",
     "WorkError",
     "__version__",
+    "advice",
     "advise",
     "compare",
     "distributed",
@@ -34,10 +47,12 @@ __all__ = [
     "init",
     "measure",
     "metrics",
+    "monitor",
     "optim",
     "problems",
     "resume",
     "rules",
+    "schedules",
 ]
 
 # Where a name lives. It is imported on first use, so `import ravine` (and `ravine --help`) need not wait for torch.
@@ -51,7 +66,21 @@ _HOME = {
     "compare": "ravine.study",
     "resume": "ravine.study",
 }
-_MODULES = frozenset({"distributed", "hessian_free", "init", "measure", "metrics", "optim", "problems", "rules"})
+_MODULES = frozenset(
+    {
+        "advice",
+        "distributed",
+        "hessian_free",
+        "init",
+        "measure",
+        "metrics",
+        "monitor",
+        "optim",
+        "problems",
+        "rules",
+        "schedules",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -109,6 +109,30 @@ def test_the_prior_rule_is_that_momentum_pays_where_the_forecast_exceeds_the_mar
     assert probabilities(feature(0.5, 0.05), PRIOR)["pays"] > 0.85
     assert probabilities(feature(-1.0, 0.05), PRIOR)["pays"] < 0.05
     assert feature(1e9, 0.05) == feature(1e8, 0.05)
+    assert feature(0.0, 0.0) == feature(-1.0, 0.0) == feature(0.0, 0.05)  # nothing gained is no gain
+    assert feature(1e-9, 0.0) == feature(1e9, 0.05)
+
+
+def test_an_advice_from_the_start_alone_still_weighs_what_a_metric_can_gain() -> None:
+    """No time for a run: momentum pays on 30 full batches of the digits, and the start shows it."""
+    found = ravine.advise("digits", steps=30, batch_size=2000, seconds=1e-3)
+    assert len(found.points) == 1 and found.rows < 1024
+    assert found.verdict == "pays"
+    assert any("Only the start" in caveat for caveat in found.caveats)
+
+
+def test_the_learning_rate_that_matches_is_that_of_the_same_effective_one() -> None:
+    found = ravine.advise(noisy())
+    kept = found.with_momentum.momentum
+    assert found.matched_lr / (1 - kept) == pytest.approx(found.without_momentum.effective_lr)
+    assert found.as_json()["matched_lr"] == found.matched_lr
+
+
+def test_a_model_made_in_eval_mode_is_trained_in_train_mode_as_in_a_study() -> None:
+    problem = small()
+    assert replace(ravine.advise(problem), seconds=0.0) == replace(
+        ravine.advise(replace(problem, model=lambda: problem.model().eval())), seconds=0.0
+    )
 
 
 def test_a_fit_moves_from_the_prior_to_the_cells() -> None:
@@ -142,5 +166,10 @@ def test_wrong_words_get_a_sentence() -> None:
         ravine.advise(small(), endpoint="speed")
     with pytest.raises(UserError, match="seconds is 0"):
         ravine.advise(small(), seconds=0)
+    with pytest.raises(UserError, match="seconds is '60s'"):
+        ravine.advise(small(), seconds="60s")  # type: ignore[arg-type]
+    for margin in (-1.0, float("nan")):
+        with pytest.raises(UserError, match=r"margin is .*: give at least 0"):
+            ravine.advise(small(), margin=margin)
     with pytest.raises(UserError, match="no problem 'digitz'"):
         ravine.advise("digitz")

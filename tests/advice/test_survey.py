@@ -23,7 +23,13 @@ def test_a_metric_moves_with_the_loss_as_it_did_until_it_saturates() -> None:
     assert metric_slope(run, "accuracy", None) == pytest.approx(0.8 / 2)
     assert metric_slope(run, "accuracy", 1.0) == pytest.approx(0.1 / 0.3)  # an error of .1 is all there is to gain
     assert metric_slope(run, "accuracy", 0.0) == pytest.approx(0.8 / 2)
-    assert metric_slope([at(0.3, 0.9), at(0.3, 0.9)], "accuracy", 1.0) == 0
+    assert metric_slope([at(2.3, 0.1), at(1.3, 0.1)], "accuracy", 1.0) == 0  # it does not move with the loss
+
+
+def test_where_the_loss_did_not_move_a_metric_is_taken_in_proportion_to_it() -> None:
+    for run in ([at(2.0, 0.1)], [at(2.0, 0.1), at(2.0, 0.1)]):
+        assert metric_slope(run, "accuracy", 1.0) == pytest.approx(0.9 / 2)
+        assert metric_slope(run, "accuracy", None) == pytest.approx(0.1 / 2)
     assert metric_slope([at(0.3, 0.9), at(math.nan, 0.9)], "accuracy", 1.0) == 0
 
 

@@ -226,6 +226,25 @@ class Restless(nn.Module):
         return x + 0.1 * torch.rand(x.shape, generator=self.own, dtype=x.dtype)
 
 
+class Restful(nn.Module):
+    """Draws in its own forward, before a layer that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+        self.own = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + torch.rand(x.shape, generator=self.own, dtype=x.dtype))  # type: ignore[no-any-return]
+
+
+def test_one_row_left_over_for_batch_norm_gets_a_sentence() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    alone = Objective(model, [data()], loss=F.cross_entropy, micro_batch=len(data()[0]) - 1)
+    with pytest.raises(UserError, match="a micro-batch has one row, and BatchNorm"):
+        alone.gradient()
+
+
 def wrong(**changes: object) -> Objective:
     given: dict[str, object] = {"model": dense(), "batches": [data()], "loss": F.cross_entropy, **changes}
     return Objective(**given)  # type: ignore[arg-type]
@@ -239,7 +258,12 @@ def wrong(**changes: object) -> Objective:
         ({"loss": lambda a, b: F.cross_entropy(a, b, reduction="none")}, "one number, not a tensor of shape"),
         ({"loss": lambda a, b: 0.0 * F.cross_entropy(a, b) / 0.0}, "gradient of '0.weight' is not finite on the first"),
         ({"model": nn.Sequential(nn.Linear(4, 4), Restless(), nn.Linear(4, 3)).double()}, "first at the module '1'"),
+        ({"model": Restful()}, "first at what the module 'layer' is given, by the forward"),
+        ({"model": lambda x: x}, "must be a torch.nn.Module, not of type function"),
         ({"model": dense().requires_grad_(False)}, "no parameter that requires"),
+        ({"batches": data()}, r"every batch is a pair \(inputs, targets\), and one is a Tensor: give"),
+        ({"batches": [(*data(), data()[0])]}, "and one is 3 things"),
+        ({"batches": [{"x": data()[0]}]}, "and one is a dict"),
         ({"batches": []}, "no batch to measure on"),
         ({"batches": [(data()[0], data()[1][:5])]}, "one row per example"),
         ({"loss": None}, "exactly one of loss="),

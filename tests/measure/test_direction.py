@@ -65,6 +65,13 @@ def test_batch_sharpness_along_the_step_of_momentum() -> None:
     assert found.value == pytest.approx(sum(ratios) / BATCHES)
 
 
+def test_batch_sharpness_along_the_step_of_momentum_is_unbiased_within_its_error() -> None:
+    v = torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64)
+    truth = sum(float((s := 0.1 * v + g) @ h @ s / (s @ g)) for h, g in matrices()) / BATCHES
+    found = [measure.batch_sharpness(drawn(seed), tolerance=0.0, velocity=v, momentum=0.1) for seed in range(200)]
+    assert_unbiased([one.value for one in found], [one.error for one in found], truth)
+
+
 def test_batch_sharpness_stops_on_its_standard_error() -> None:
     found = measure.batch_sharpness(drawn(0, 60), tolerance=0.5, at_least=4)
     assert 4 <= found.draws < 60
@@ -85,6 +92,10 @@ def test_wrong_use_gets_a_sentence() -> None:
     broken = measure.Objective(dense(), [(bad, y)], loss=cross_entropy, micro_batch=4, check=False)
     with pytest.raises(UserError, match=r"gradient of '0\.weight' is not finite in mini-batch 1"):
         measure.batch_sharpness(broken)
+    with pytest.raises(UserError, match="product with the curvature matrix is not finite"):
+        measure.curvature_along(broken, torch.ones(43, dtype=torch.float64))
+    with pytest.raises(UserError, match=r"at momentum 0\.9 needs the velocity before the step: give velocity="):
+        measure.batch_sharpness(of(table()), momentum=0.9)
     still = of([(torch.eye(3, dtype=torch.float64), WEIGHT.T)] * 3)
     with pytest.raises(UserError, match="mini-batch 0 is zero along its step"):
         measure.batch_sharpness(still)

@@ -74,5 +74,11 @@ def test_sharpness_of_a_net_is_that_of_its_dense_hessian_in_both_precisions() ->
 def test_wrong_use_gets_a_sentence() -> None:
     with pytest.raises(UserError, match="size 2 has no 3 eigenvalues"):
         measure.top_eigenvalues(operator(torch.eye(2, dtype=torch.float64)), 3)
+    with pytest.raises(UserError, match="start= is zero or not finite"):
+        measure.top_eigenvalues(operator(torch.eye(2)), start=torch.zeros(2))
+    with pytest.raises(UserError, match="of type Objective: give hessian"):
+        measure.top_eigenvalues(objective())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="an Objective is wanted, and this is of type Sequential"):
+        measure.hessian(objective().model)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not finite"):
         measure.top_eigenvalues(operator(torch.full((4, 4), torch.nan)))

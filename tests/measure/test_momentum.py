@@ -135,3 +135,19 @@ def test_wrong_use_gets_a_sentence() -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             ask()
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.9])
+def test_the_gain_of_noise_is_unbiased_within_its_error(momentum: float) -> None:
+    rng = np.random.default_rng(2)
+    found = [measure.momentum_gain(*norms(rng.standard_normal((900, 8)), momentum, 100), momentum) for _ in range(200)]
+    assert_unbiased([one.value for one in found], [one.error for one in found], measure.gains(momentum)[1])
+
+
+def test_positions_that_flip_exactly_have_period_two() -> None:
+    found = measure.oscillation([3.0 + (-0.9) ** k for k in range(30)])
+    assert (found.period.value, found.modulus.value) == pytest.approx((2.0, 0.9))
+    generator = np.random.default_rng(0)
+    noisy = measure.oscillation([3.0 + (-0.9) ** k + 1e-6 * generator.standard_normal() for k in range(30)])
+    assert noisy.period.value == 2.0
+    assert noisy.modulus.value == pytest.approx(0.9, abs=0.01)

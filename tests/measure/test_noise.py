@@ -47,6 +47,14 @@ def test_both_parts_are_unbiased_within_their_errors(small: int, heavy: bool) ->
         assert_unbiased([one.value for one in estimates], [one.error for one in estimates], truth)
 
 
+def test_the_ratio_and_the_coherence_are_unbiased_within_their_errors() -> None:
+    """To first order: a ratio of means of 4,096 rows has a bias far below its error."""
+    found = [measure.noise_scale(drawn(4096, seed), 1) for seed in range(200)]
+    ratios, shares = [one.ratio for one in found], [one.coherence for one in found]
+    assert_unbiased([one.value for one in ratios], [one.error for one in ratios], NOISE / SIGNAL)
+    assert_unbiased([one.value for one in shares], [one.error for one in shares], SIGNAL / (SIGNAL + NOISE))
+
+
 def test_pooling_is_the_ratio_of_means_and_not_the_mean_of_ratios() -> None:
     found = [measure.noise_scale(drawn(12, seed), 1) for seed in range(1000)]
     truth = NOISE / SIGNAL
@@ -106,6 +114,19 @@ def test_rows_drawn_without_replacement_from_a_finite_population() -> None:
     assert abs(values.mean() - truth) < 4 * values.std() / 200**0.5
 
 
+@pytest.mark.parametrize("rows", [200, 360])
+def test_the_error_knows_how_much_of_the_population_was_seen(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    population = GRADIENT + SPREAD * torch.randn(400, 12, generator=generator, dtype=torch.float64)
+    truth = float(population.mean(0).square().sum())
+    found = []
+    for seed in range(200):
+        order = torch.randperm(400, generator=torch.Generator().manual_seed(seed))[:rows]
+        found.append(measure.noise_scale(of(population[order]), 1, population=400).squared_norm)
+    assert_unbiased([one.value for one in found], [one.error for one in found], truth)
+    assert measure.noise_scale(of(population), 1, population=400).squared_norm.error == pytest.approx(0, abs=1e-9)
+
+
 def test_gradients_of_a_net_by_vmap_are_those_of_single_rows() -> None:
     found = measure.noise_scale(objective(micro_batch=20), 1)
     rows = torch.stack([g for _, g in objective().resized(1).gradients()])
@@ -137,6 +158,8 @@ def test_search_direction_noise_and_smoothing() -> None:
         values.append(found.value)
         errors.append(found.error)
     assert_unbiased(values, errors, NOISE)
+    radii = [measure.smoothing(0.1, Estimate(v, e, 40)) for v, e in zip(values, errors, strict=True)]
+    assert_unbiased([one.value for one in radii], [one.error for one in radii], 0.1 * math.sqrt(NOISE))
     smooth = measure.smoothing(0.1, Estimate(4.0, 0.4, 10))
     assert (smooth.value, smooth.error) == pytest.approx((0.2, 0.01))
 
@@ -156,6 +179,12 @@ def test_wrong_use_gets_a_sentence() -> None:
     bad[9] = math.nan
     with pytest.raises(UserError, match="gradient of 'w' is not finite in group 2"):
         measure.noise_scale(of(bad), 4)
+    sequences = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+    recurrent = nn.LSTM(4, 3, batch_first=True)
+    told = measure.Objective(recurrent, [sequences], batch_loss=lambda model, z: model(z)[0].square().mean())
+    with pytest.raises(UserError, match=r"single rows cannot be taken together .*: take groups, small=2 or more"):
+        measure.noise_scale(told, 1)
+    assert measure.noise_scale(told, 2).trace.value > 0
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
     x = torch.randn(12, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     mixed = measure.Objective(model, [(x, torch.arange(12) % 3)], loss=F.cross_entropy)

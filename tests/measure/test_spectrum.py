@@ -19,6 +19,17 @@ def test_moments_of_the_density_are_unbiased(power: int) -> None:
     assert_unbiased([one.value for one in found], [one.error for one in found], truth)
 
 
+def test_shares_and_the_density_are_unbiased_where_all_nodes_are_taken() -> None:
+    values = torch.linalg.eigvalsh(MATRIX)
+    found = [measure.spectral_density(operator(MATRIX), starts=24, nodes=40, seed=seed) for seed in range(200)]
+    shares = [one.share_below(1.0) for one in found]
+    truth = float((values < 1.0).double().mean())
+    assert_unbiased([one.value for one in shares], [one.error for one in shares], truth)
+    heights = [one.at(torch.tensor([0.5]), width=0.5) for one in found]
+    bell = float(torch.exp(-(((0.5 - values) / 0.5) ** 2) / 2).mean() / (0.5 * math.sqrt(2 * math.pi)))
+    assert_unbiased([float(one) for one, _ in heights], [float(error) for _, error in heights], bell)
+
+
 def test_the_density_is_that_of_the_eigenvalues() -> None:
     values = torch.linalg.eigvalsh(MATRIX)
     found = measure.spectral_density(operator(MATRIX), starts=400, nodes=40)

@@ -126,6 +126,8 @@ def test_at_equal_effective_lr_momentum_leaves_the_noise_floor() -> None:
     assert measure.stationary_variance(1.0, 1e-5, 0.9, 1.0) == pytest.approx(plain, rel=1e-3)
     assert measure.stationary_variance(1.0, 0.3, 0.9, 0.09, nesterov=True) == pytest.approx(8.08376 * 0.0081, rel=1e-5)
     assert measure.stationary_variance(1.0, 3.81, 0.9, 1.0) == math.inf
+    for momentum in (0.0, 0.5, 0.8, 0.9, 0.99):
+        assert measure.stationary_variance(0.0, 0.1, momentum, 1.0) == math.inf
 
 
 def test_gains_of_the_three_kinds_of_gradients() -> None:
@@ -145,8 +147,11 @@ def test_gains_of_the_three_kinds_of_gradients() -> None:
         lambda: measure.gains(-0.1),
         lambda: measure.heavy_ball_lr(math.nan, 0.9, "ema"),
         lambda: measure.stationary_gain(1.0, 0.1, 1.0),
+        lambda: measure.stability_limit(0.1, 0.9, form="EMA"),  # type: ignore[arg-type]
     ],
 )
 def test_wrong_use_gets_a_sentence(ask: Callable[[], object]) -> None:
-    with pytest.raises(UserError, match=r"must lie in \[0, 1\)|must be at least 0 and finite"):
+    with pytest.raises(
+        UserError, match=r"must lie in \[0, 1\)|must be at least 0 and finite|form is 'EMA': choose one"
+    ):
         ask()

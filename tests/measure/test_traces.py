@@ -168,6 +168,8 @@ def test_the_trace_of_a_net() -> None:
 def test_wrong_use_gets_a_sentence() -> None:
     with pytest.raises(UserError, match="needs 2 <= at_least <= probes"):
         measure.trace(operator(MATRIX), probes=1, at_least=1)
+    with pytest.raises(UserError, match="of type Objective: give hessian"):
+        measure.trace(objective())  # type: ignore[arg-type]
     broken = operator(torch.full((40, 40), torch.nan, dtype=torch.float64))
     for sketch in (0, 8, 19, 64):
         with pytest.raises(UserError, match="not finite"):

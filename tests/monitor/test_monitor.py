@@ -406,6 +406,7 @@ def test_wrappers_are_seen_through(clock: Clock) -> None:
     ("options", "words"),
     [
         ({"budget": 0.0}, "share of the training time"),
+        ({"budget": "5%"}, "budget is '5%': give the share"),
         ({"first_step": 0}, "steps are counted from 1"),
         ({"loss": F.mse_loss}, "give the batches"),
         ({"batches": [(torch.ones(2, 3), torch.ones(2, 1))]}, "exactly one of loss"),
@@ -423,6 +424,12 @@ def test_an_optimizer_of_another_model_gets_a_sentence() -> None:
     optimizer = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=0.1)
     with pytest.raises(UserError, match="steps no parameter of the model"):
         Monitor(nn.Linear(3, 1), optimizer)
+
+
+def test_model_and_optimizer_in_the_wrong_order_get_a_sentence() -> None:
+    model = nn.Linear(3, 1)
+    with pytest.raises(UserError, match="in this order, not SGD and Linear"):
+        Monitor(torch.optim.SGD(model.parameters(), lr=0.1), model)  # type: ignore[arg-type]
 
 
 def test_settings_that_are_edited_in_place_are_seen() -> None:

@@ -89,7 +89,7 @@ def test_wrong_use_gets_a_sentence() -> None:
         Probes(model, [rows(1)], loss=F.cross_entropy, batch_loss=None)
     with pytest.raises(UserError, match="take the mean"):
         Probes(model, [rows()], loss=nn.CrossEntropyLoss(reduction="sum"), batch_loss=None)
-    with pytest.raises(UserError, match="eval mode"):
+    with pytest.raises(UserError, match=r"in eval mode.*call model.train\(\) first$"):
         Probes(nn.Linear(4, 3).eval(), [rows()], loss=F.cross_entropy, batch_loss=None)
     with pytest.raises(UserError, match="exactly one of loss"):
         Probes(model, [rows()], loss=None, batch_loss=None)

@@ -148,12 +148,17 @@ def test_nothing_moves() -> None:
     assert rules(table(update_norm=0.0, lr=0.0, limit=None)) == {"still"}
 
 
-def noisy(signal: float, trace: float, spread: float = 0.01, batch: int = 64) -> pl.DataFrame:
+def noisy(
+    signal: float, trace: float, spread: float = 0.01, batch: int = 64, error: float = 0.01, batches: int = 4
+) -> pl.DataFrame:
     return table(
         noise_signal=lambda k: signal + spread * (-1) ** (k // 20) if k % 20 == 0 else None,
         noise_trace=lambda k: trace if k % 20 == 0 else None,
         noise_rows=lambda k: batch if k % 20 == 0 else None,
+        noise_signal_error=lambda k: error if k % 20 == 0 else None,
+        noise_trace_error=lambda k: 0.01 if k % 20 == 0 else None,
         noise_batch=lambda k: batch if k % 20 == 0 else None,
+        noise_on=lambda k: k // 20 % batches if k % 20 == 0 else None,
     )
 
 
@@ -171,7 +176,17 @@ def test_the_noise_scale_is_compared_with_the_batch(trace: float, words: str) ->
 
 
 def test_noise_that_hides_the_gradient() -> None:
-    assert "the noise hides the gradient: the noise scale is above" in text("noise scale", noisy(0.0, 50.0, spread=1.0))
+    found = text("noise scale", noisy(0.0, 500.0, spread=1.0))
+    assert "the noise hides the gradient: the noise scale is above" in found and "a batch of 64 is far below" in found
+    near = text("noise scale", noisy(0.0, 50.0, spread=1.0))
+    assert "far below" not in near and "more cannot be told of it" in near
+
+
+def test_the_same_batches_again_tell_nothing_of_the_chance_that_chose_them() -> None:
+    """However often they are measured, the error of one measurement stays: over the root of how many batches."""
+    assert "noise scale is 64" in text("noise scale", noisy(1.0, 64.0, error=0.1, batches=1))
+    assert "hides the gradient" in text("noise scale", noisy(1.0, 64.0, error=0.9, batches=1))
+    assert "noise scale is 64" in text("noise scale", noisy(1.0, 64.0, error=0.9, batches=9))
 
 
 def test_two_noise_scales_are_too_few() -> None:
@@ -217,6 +232,10 @@ def test_thinning_is_said_with_its_cost() -> None:
     found = table(step=[64 * 10 * (k // 64) + k % 64 + 1 for k in range(200)])
     assert "thinned" in rules(found)
     assert "10% of the steps were watched" in text("thinned", found) and "1.0% of the" in text("thinned", found)
+    one_burst = table(64)
+    assert "thinned" not in rules(one_burst)
+    (rest,) = [str(remark) for remark in says(one_burst, passed=640) if remark.rule == "thinned"]
+    assert rest.startswith("10% of the steps were watched")
 
 
 @pytest.mark.parametrize("rows", [0, 1, LIMITS.least - 1])

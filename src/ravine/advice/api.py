@@ -59,9 +59,11 @@ class Advice:
     learning rate of the recommended momentum over the largest stable one of plain SGD. verdict, probability,
     probabilities: of what `compare` would find for momentum against plain SGD. gain: the forecast difference in the
     unit of the endpoint, positive if momentum is better. recommended: the setting to take; with_momentum,
-    without_momentum: the best of either, whose effective learning rates match where the verdict is `equal`.
+    without_momentum: the best of either in the forecast. matched_lr: the learning rate that gives the momentum of
+    with_momentum the effective learning rate of without_momentum, for who keeps momentum where the verdict is `equal`.
     memory_saved: bytes of the velocity, which plain SGD does without. batch_size_advised: rows beyond which a step
-    gains little. caveats: what the forecast left out.
+    gains little. rows: of training that were measured on, fewer where a gradient is slow. caveats: what the forecast
+    left out.
     """
 
     problem: str
@@ -81,13 +83,19 @@ class Advice:
     without_momentum: Setting
     batch_size_advised: int | None
     memory_saved: int
+    rows: int
     points: tuple[Measured, ...]
     caveats: tuple[str, ...]
     seconds: float
 
+    @property
+    def matched_lr(self) -> float:
+        """What the learning rate of plain SGD becomes where momentum is kept."""
+        return self.without_momentum.lr * (1 - self.with_momentum.momentum)
+
     def as_json(self) -> dict[str, Any]:
         """Everything, in types that JSON has."""
-        return asdict(self)
+        return {**asdict(self), "matched_lr": self.matched_lr}
 
 
 def advise(
@@ -106,8 +114,9 @@ def advise(
 
     Raises UserError where the words or the problem are wrong, WorkError where nothing can be measured.
     """
-    if not seconds > 0:
-        raise UserError(f"seconds is {seconds:g}: give a time above 0")
+    if isinstance(seconds, str) or not seconds > 0:
+        raise UserError(f"seconds is {seconds!r}: give a time above 0")
+    declare.check_numbers(steps=steps, batch_size=batch_size, margin=margin)
     began = time.monotonic()
     asked = load(problem, batch_size=batch_size, steps=steps)
     data = prepare(asked)
@@ -149,6 +158,7 @@ def advise(
         without_momentum=without,
         batch_size_advised=_batch_size(noise, data.train.rows),
         memory_saved=surveyed.memory,
+        rows=surveyed.rows,
         points=tuple(_measured(point) for point in points),
         caveats=tuple(_caveats(asked, points)),
         seconds=time.monotonic() - began,

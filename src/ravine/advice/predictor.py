@@ -58,7 +58,7 @@ def fitted() -> bool:
 
 def feature(gain: float, margin: float) -> float:
     """log10 x of a forecast difference `gain` (positive is better for momentum) and a margin, within bounds."""
-    ratio = gain / margin if margin > 0 else math.copysign(math.inf, gain)
+    ratio = gain / margin if margin > 0 else math.inf if gain > 0 else 0.0
     return math.log10(min(max(ratio, LEAST), MOST))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ravine import measure
 from ravine.advice.forecast import Landscape, Spectrum, best
@@ -49,9 +50,10 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """The points of the run, and the bytes of the trained parameters, which a velocity takes again."""
+    """The points of the run, the rows measured on, and the bytes of the parameters, which a velocity takes again."""
 
     points: list[Point]
+    rows: int
     memory: int
 
 
@@ -65,7 +67,7 @@ def survey(problem: Problem, data: Data, seconds: float) -> Survey:
     began = time.monotonic()
     device = torch.device("cpu")
     with seeded(key(_SEED, "init", 0), device):
-        model = problem.build()
+        model = problem.build().train()
     length = max(min(round(SHARE * problem.steps), LONGEST), 1)
     steps = sorted({round(length * place) for place in PLACES})
     order = Order(_SEED, 0, data.train.rows, problem.batch_size, problem.sampling)
@@ -79,7 +81,8 @@ def survey(problem: Problem, data: Data, seconds: float) -> Survey:
             if points and time.monotonic() - began > seconds * len(points) / (len(points) + 1):
                 break
             points.append(_point(problem, data, measured, model, end, points[0] if points else None))
-    return Survey(points, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
+    rows = next(len(leaf) for leaf in tree_leaves(measured) if isinstance(leaf, Tensor) and leaf.ndim)
+    return Survey(points, rows, sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad))
 
 
 def _advance(
@@ -124,7 +127,7 @@ def _measured_rows(problem: Problem, data: Data, model: nn.Module, seconds: floa
         torch.autograd.grad(problem.loss_on(model, probe), parameters, allow_unused=True)
         times.append(time.monotonic() - began)
     model.load_state_dict(before)
-    count = ROWS
+    count = min(ROWS, data.train.rows)
     while count > LEAST_ROWS and GRADIENTS * min(times) * count / LEAST_ROWS > seconds:
         count //= 2
     return data.train.batch(order[:count])
@@ -205,17 +208,18 @@ def _validation(problem: Problem, data: Data, model: nn.Module) -> dict[str, flo
 
 
 def metric_slope(points: list[Point], name: str, best: float | None) -> float:
-    """How much a metric moves per unit of validation loss; 0 if the run did not move the loss.
+    """How much a metric moves per unit of validation loss, at least 0.
 
     As it did along the run, but at most as if its distance from `best`, its best value, were in proportion to the loss:
-    an accuracy saturates. None: it has no best value.
+    an accuracy saturates. None: it has no best value. Where the run did not move the loss, that proportion is all that
+    is known, to 0 where there is no best value.
     """
     moved = {
         of: sum(abs(b.validation[of] - a.validation[of]) for a, b in itertools.pairwise(points))
         for of in ("loss", name)
     }
-    slope = moved[name] / moved["loss"] if moved["loss"] else 0.0
     last = points[-1].validation
-    if best is not None and last["loss"] > 0:
-        slope = min(slope, abs(best - last[name]) / last["loss"])
+    slope = moved[name] / moved["loss"] if moved["loss"] else math.inf
+    if last["loss"] > 0 and (best is not None or not moved["loss"]):
+        slope = min(slope, abs((best or 0.0) - last[name]) / last["loss"])
     return slope if math.isfinite(slope) else 0.0

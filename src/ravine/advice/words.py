@@ -24,7 +24,7 @@ def sentences(advice: Advice) -> list[str]:
         found.append(
             f"Without the velocity you save {_size(advice.memory_saved)}; if you keep momentum"
             f" {advice.with_momentum.momentum:g}, the learning rate that matches is"
-            f" {advice.recommended.lr * (1 - advice.with_momentum.momentum):.3g}."
+            f" {advice.matched_lr:.3g}."
         )
     if advice.verdict == "pays" and advice.headroom > 1:
         found.append(

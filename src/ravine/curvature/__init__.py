@@ -5,7 +5,7 @@ them), `Linearizer` makes the fast products of many at one point, which conjugat
 """
 
 from ravine.curvature.objective import Mode, Objective, Part, Product, unchanged
-from ravine.curvature.operators import Curvature, Linearizer, Operator, gauss_newton, hessian
+from ravine.curvature.operators import Curvature, Linearizer, Operator, gauss_newton, hessian, require_operator
 from ravine.curvature.products import Kind
 from ravine.curvature.structural import StructuralDamping, squared_distance, tanh_matching
 
@@ -21,6 +21,7 @@ __all__ = [
     "StructuralDamping",
     "gauss_newton",
     "hessian",
+    "require_operator",
     "squared_distance",
     "tanh_matching",
     "unchanged",

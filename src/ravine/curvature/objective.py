@@ -76,6 +76,8 @@ class Objective:
         seed: int = 0,
         check: bool = True,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"the model must be a torch.nn.Module, not of type {type(model).__name__}")
         if (loss is None) == (batch_loss is None):
             raise UserError("give exactly one of loss= (outputs, targets) and batch_loss= (model, batch)")
         if mode not in get_args(Mode):
@@ -102,11 +104,21 @@ class Objective:
             self.check()
 
     def _take(self, batches: Iterable[Any], micro_batch: int | None, seed: int) -> None:
-        pieces = [piece for batch in batches for piece in _pieces(batch, micro_batch)]
+        pieces = [piece for batch in batches for piece in _pieces(self._pair(batch), micro_batch)]
         self.parts = [Part(rows, batch, seed + k) for k, (rows, batch) in enumerate(pieces)]
         if not self.parts:
             raise UserError("there is no batch to measure on; give batches=[(inputs, targets)] or a DataLoader")
         self.rows = sum(part.rows for part in self.parts)
+
+    def _pair(self, batch: Any) -> Any:
+        """A batch as it is. Raises UserError if loss= cannot take it apart."""
+        if self._loss is not None and not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else f"a {type(batch).__name__}"
+            raise UserError(
+                f"with loss= every batch is a pair (inputs, targets), and one is {got}: give "
+                "batches=[(inputs, targets)], or batch_loss= (model, batch) for batches of another kind"
+            )
+        return batch
 
     # Values and gradients.
 
@@ -255,11 +267,19 @@ class Objective:
         return _Caller(self.model, self._forward)
 
     def _forward(self, batch: Any) -> Tensor:
-        if self._batch_loss is not None:
-            return self._batch_loss(self.model, batch)
-        assert self._loss is not None
-        inputs, targets = batch
-        return self._loss(self.model(inputs), targets)
+        try:
+            if self._batch_loss is not None:
+                return self._batch_loss(self.model, batch)
+            assert self._loss is not None
+            inputs, targets = batch
+            return self._loss(self.model(inputs), targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a micro-batch has one row, and BatchNorm takes its statistics over two or more: give a micro_batch= "
+                "that leaves none alone, or leave rows out"
+            ) from None
 
     @contextlib.contextmanager
     def fixed(self, part: Part) -> Iterator[None]:
@@ -326,15 +346,13 @@ class Objective:
                 raise UserError(f"the gradient of '{name}' is not finite {where}: training diverged, or divides by 0")
 
     def _restless(self, part: Part) -> str:
-        """The name of the first module without children whose outputs differ between two passes."""
-        passes: list[list[tuple[str, list[Tensor]]]] = []
+        """The name of the first module without children whose outputs differ between two passes on equal inputs."""
+        passes: list[list[tuple[str, list[Tensor], list[Tensor]]]] = []
         for _ in range(2):
-            seen: list[tuple[str, list[Tensor]]] = []
+            seen: list[tuple[str, list[Tensor], list[Tensor]]] = []
             hooks = [
                 module.register_forward_hook(
-                    lambda m, i, output, name=name, seen=seen: seen.append(
-                        (name, [leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)])
-                    )
+                    lambda m, given, output, name=name, seen=seen: seen.append((name, _copies(given), _copies(output)))
                 )
                 for name, module in self.model.named_modules()
                 if not any(True for _ in module.children())
@@ -345,8 +363,10 @@ class Objective:
                 for hook in hooks:
                     hook.remove()
             passes.append(seen)
-        for (name, one), (_, two) in zip(*passes, strict=False):
-            if any(not torch.equal(a, b) for a, b in zip(one, two, strict=False)):
+        for (name, given, one), (_, again, two) in zip(*passes, strict=False):
+            if _differ(given, again):
+                return f"what the module '{name}' is given, by the forward of a module with children"
+            if _differ(one, two):
                 return f"the module '{name}'" if name else f"the model ({type(self.model).__name__})"
         return "a line outside every module: the loss, or the forward of a module with children"
 
@@ -388,6 +408,14 @@ def twice_differentiable(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             stack.enter_context(torch.backends.mkldnn.flags(False, None, None, None))  # leaves all but `enabled`
         yield
+
+
+def _copies(tree: Any) -> list[Tensor]:
+    return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _differ(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(ones, others, strict=False))
 
 
 def _twice(leaf: Any) -> Any:

@@ -32,18 +32,35 @@ class Operator:
         return self.product(vectors)
 
 
+def require_operator(matrix: object) -> None:
+    """Raise UserError unless it is a matrix."""
+    if not isinstance(matrix, Operator):
+        raise UserError(
+            f"a matrix is wanted, and this is of type {type(matrix).__name__}: give hessian(objective) or "
+            "gauss_newton(objective)"
+        )
+
+
 def hessian(objective: Objective) -> Operator:
     """The Hessian of the mean loss, by its products.
 
     Where the objective has one part, its graph is kept, so that a product costs one backward pass; with several, each
     product makes the graph of one part after the other anew, and the memory is that of one part.
     """
-    return _summed(objective, objective.part_hessian)
+    return _summed(objective, _an_objective(objective).part_hessian)
 
 
 def gauss_newton(objective: Objective) -> Operator:
     """The generalized Gauss-Newton matrix of the mean loss, by its products; as `hessian` otherwise."""
-    return _summed(objective, objective.part_gauss_newton)
+    return _summed(objective, _an_objective(objective).part_gauss_newton)
+
+
+def _an_objective(objective: Objective) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    raise UserError(
+        f"an Objective is wanted, and this is of type {type(objective).__name__}: make one of model, batches and loss"
+    )
 
 
 def _summed(objective: Objective, product_of: Callable[[Part], Product]) -> Operator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from ravine.measure.estimate import Estimate, mean, ratio_of_means
 def curvature_along(objective: Objective, direction: Tensor) -> Estimate:
     """u' H u / |u|^2 along a direction u (P,), such as the last update; its error from how the parts differ.
 
-    One Hessian product a part. Raises UserError when the direction is zero or not finite.
+    One Hessian product a part. Raises UserError when the direction is zero or not finite, or a product is not finite.
     """
     u = direction.to(objective.device, objective.dtype)
     if u.shape != (objective.size,):
@@ -23,6 +24,8 @@ def curvature_along(objective: Objective, direction: Tensor) -> Estimate:
     if not 0 < length < float("inf"):
         raise UserError("the direction is zero or not finite, so there is no curvature along it")
     values = [float(u @ objective.part_hessian(part)(u[None])[0]) / length for part in objective.parts]
+    if not all(map(math.isfinite, values)):
+        raise UserError("a product with the curvature matrix is not finite: training has diverged or divides by 0")
     rows = [part.rows * len(objective.parts) / objective.rows for part in objective.parts]
     return ratio_of_means([a * b for a, b in zip(values, rows, strict=True)], rows)
 
@@ -46,6 +49,8 @@ def batch_sharpness(
 
     Raises UserError when there is one part only, or a gradient is zero or not finite.
     """
+    if velocity is None and momentum:
+        raise UserError(f"batch sharpness at momentum {momentum:g} needs the velocity before the step: give velocity=")
     if len(objective.parts) < 2:
         raise UserError(
             "batch sharpness is a mean over mini-batches, and the objective has one: give micro_batch=, the batch size"

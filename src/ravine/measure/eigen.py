@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ravine.curvature import Operator
+from ravine.curvature import Operator, require_operator
 from ravine.errors import UserError
 
 
@@ -47,7 +47,10 @@ def top_eigenvalues(
 
     Raises UserError when the matrix is not finite or `count` is no number of eigenvalues of it.
     """
+    require_operator(matrix)
     size, dtype, device = matrix.size, matrix.dtype, matrix.device
+    if start is not None and not (start.isfinite().all() and start.any()):
+        raise UserError("start= is zero or not finite: leave it out, or give the vectors of an earlier search")
     if not 1 <= count <= size:
         raise UserError(f"a matrix of size {size} has no {count} eigenvalues; give a count of 1 to {size}")
     generator = torch.Generator().manual_seed(seed)

@@ -26,7 +26,7 @@ def momentum_gain(
     The error counts steps as independent in blocks of 2 / (1 - b), the memory of the velocity; where the gradients
     agree it is too large, up to some times, because velocity and gradient then err alike, but not in the same block.
     """
-    check_settings(0.0, momentum)
+    check_settings(0.0, momentum, form)
     if not len(velocity_norms) or len(velocity_norms) != len(gradient_norms):
         raise UserError("a momentum gain needs as many norms of velocities as of gradients, and at least one")
     factor = 1.0 if form == "ema" else 1 - momentum
@@ -76,7 +76,9 @@ def oscillation(positions: Sequence[float]) -> Oscillation:
     with is `theory.mode`. Nesterov's momentum adds a moving average to the noise, which biases this fit; without noise
     it is exact for both.
 
-    Raises UserError when there are fewer than 8 positions, or they do not move.
+    Positions that flip exactly, c (-r)^t + level, have period 2.
+
+    Raises UserError when there are fewer than 8 positions, or they do not move, or only fade.
     """
     w = np.asarray(positions, dtype=np.float64)
     if len(w) < 8 or not np.isfinite(w).all() or np.ptp(w) == 0:
@@ -85,7 +87,11 @@ def oscillation(positions: Sequence[float]) -> Oscillation:
     design = np.stack([w[1:-1], w[:-2], np.ones(len(w) - 2)], axis=1)
     solution, _, rank, _ = np.linalg.lstsq(design, w[2:], rcond=None)
     if rank < 3:
-        raise UserError("the positions lie on a line or a single exponential, so they show no oscillation")
+        moves = np.diff(w)
+        ratio = float(moves[1:] @ moves[:-1] / (moves[:-1] @ moves[:-1]))
+        if ratio >= 0:
+            raise UserError("the positions lie on a line or a single exponential, so they show no oscillation")
+        return Oscillation(Mode(ratio, 0.0), Estimate(-ratio, 0.0, len(moves)), Estimate(2.0, 0.0, len(moves)))
     rest = w[2:] - design @ solution
     spread = float(rest @ rest) / max(len(rest) - 3, 1) * np.linalg.inv(design.T @ design)[:2, :2]
     a, d = float(solution[0]), float(-solution[1])

@@ -74,7 +74,8 @@ def noise_scale(
     delete-one jackknife over at most `blocks` blocks of groups; the memory is that many gradients.
 
     population: how many rows there are in all, where those of the objective were drawn from them without replacement;
-    |G|^2 is then that of all of them. Without it they count as independent draws.
+    |G|^2 is then that of all of them, and its error smaller by sqrt(1 - B / population). Without it they count as
+    independent draws.
 
     Raises UserError when there are fewer than two groups, or a gradient is not finite.
     """
@@ -108,8 +109,12 @@ def noise_scale(
     if len(counts) < 3:
         n = n[:1]  # without one of two groups there is no variance left
     pair = [_pair(float(a), float(b), float(c), size, population) for a, b, c in zip(q, norms, n, strict=False)]
-    signal, spread = (Estimate(k[0], _jackknife(k[1:]), len(k) - 1) for k in zip(*pair, strict=True))
-    ratios = [s / g if g else math.inf for g, s in pair]
+    signals, spreads = (list(k) for k in zip(*pair, strict=True))
+    if population is not None:  # what a block changes, all other rows of the population would change back in part
+        left = math.sqrt(max(1 - total * size / population, 0.0))
+        signals = [signals[0] + left * (one - signals[0]) for one in signals]
+    signal, spread = (Estimate(k[0], _jackknife(k[1:]), len(k) - 1) for k in (signals, spreads))
+    ratios = [s / g if g else math.inf for g, s in zip(signals, spreads, strict=True)]
     ratio = Estimate(ratios[0], _jackknife(ratios[1:]), len(ratios) - 1)
     coherent = None
     if size == 1 and squares.any():
@@ -200,6 +205,12 @@ def _per_example(objective: Objective) -> Iterator[tuple[int, Tensor]]:
 
     each = vmap(grad(loss), in_dims=(None, 0), randomness="different")
     for part in objective.resized(max(1, AT_ONCE // objective.size)).parts:
-        with objective.fixed(part):
-            slopes = each(prefix, part.batch)
+        try:
+            with objective.fixed(part):
+                slopes = each(prefix, part.batch)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"the gradients of single rows cannot be taken together ({reason:.120}): take groups, small=2 or more"
+            ) from None
         yield 1, torch.cat([slope.flatten(1) for slope in slopes.values()], 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ravine.curvature import Operator
+from ravine.curvature import Operator, require_operator
 from ravine.errors import UserError
 from ravine.measure.estimate import Estimate, mean
 from ravine.measure.traces import products
@@ -58,6 +58,7 @@ def spectral_density(
     vectors: (starts, P), finite and not zero, in place of random ones. Then it is the density of *their* squared length
     over the eigenvalues, v' f(H) v / |v|^2 = sum_i weight_i f(node_i): where a gradient lies, or its noise.
     """
+    require_operator(matrix)
     size, dtype, device = matrix.size, matrix.dtype, matrix.device
     if vectors is None:
         if starts < 2:

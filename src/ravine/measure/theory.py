@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from ravine.errors import UserError
-from ravine.schedules import Form
+from ravine.schedules.forms import FORMS, Form
 
 
 def heavy_ball_lr(lr: float, momentum: float, form: Form) -> float:
@@ -21,7 +21,7 @@ def heavy_ball_lr(lr: float, momentum: float, form: Form) -> float:
     >>> round(heavy_ball_lr(0.5, momentum=0.9, form="ema"), 12)
     0.05
     """
-    check_settings(lr, momentum)
+    check_settings(lr, momentum, form)
     return lr * (1 - momentum) if form == "ema" else lr
 
 
@@ -101,7 +101,7 @@ def stationary_variance(
     """
     rate, b = heavy_ball_lr(lr, momentum, form), momentum
     found = mode(curvature, lr, momentum, nesterov=nesterov, form=form)
-    if found.modulus >= 1:
+    if curvature <= 0 or found.modulus >= 1:  # nothing pulls back; rounding alone may put a flat mode below 1
         return math.inf
     # w_(t+1) = trace w_t - determinant w_(t-1) + now e_t + before e_(t-1): an ARMA(2, 1) process of white e with
     # variance `noise`, whose variance follows from its Yule-Walker equations.
@@ -144,8 +144,10 @@ def effective_batch(batch_size: float, momentum: float) -> float:
     return batch_size * (1 + momentum) / (1 - momentum)
 
 
-def check_settings(lr: float, momentum: float) -> None:
-    """Raise UserError unless 0 <= momentum < 1 and lr is at least 0 and finite."""
+def check_settings(lr: float, momentum: float, form: Form = "heavy-ball") -> None:
+    """Raise UserError unless 0 <= momentum < 1, lr is at least 0 and finite, and there is such a form."""
+    if form not in FORMS:
+        raise UserError(f"form is {form!r}: choose one of {', '.join(map(repr, FORMS))}")
     if not 0 <= momentum < 1:
         raise UserError(f"momentum is {momentum:g}, and must lie in [0, 1)")
     if not (lr >= 0 and math.isfinite(lr)):

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ravine.curvature import Operator
+from ravine.curvature import Operator, require_operator
 from ravine.errors import UserError
 from ravine.measure.estimate import Estimate, mean
 
@@ -53,6 +53,7 @@ def trace(
 
     Raises UserError when there are fewer than two probes, or a product is not finite.
     """
+    require_operator(matrix)
     if not 2 <= at_least <= probes:
         raise UserError(f"a trace with a standard error needs 2 <= at_least <= probes, not {at_least} and {probes}")
     sketch = min(sketch, memory // (2 * matrix.size * matrix.dtype.itemsize))

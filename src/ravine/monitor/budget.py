@@ -26,8 +26,8 @@ class Budget:
     """
 
     def __init__(self, share: float, device: torch.device) -> None:
-        if not 0 < share <= 1:
-            raise UserError(f"budget is {share:g}: give the share of the training time, above 0 and at most 1")
+        if isinstance(share, str) or not 0 < share <= 1:
+            raise UserError(f"budget is {share!r}: give the share of the training time, above 0 and at most 1")
         self.share = share
         self.training = 0.0
         self.spent = 0.0

@@ -94,6 +94,11 @@ class Monitor:
         tensorboard: str | Path | None = None,
         first_step: int = 1,
     ) -> None:
+        if not isinstance(model, nn.Module) or not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(
+                "Monitor takes a torch.nn.Module and a torch.optim.Optimizer, in this order, not "
+                f"{type(model).__name__} and {type(optimizer).__name__}"
+            )
         self._model, self._optimizer, self._scaler = _plain(model), optimizer, scaler
         parameters = _watched(optimizer)
         self._names = {id(p): name for name, p in self._model.named_parameters()}
@@ -178,7 +183,7 @@ class Monitor:
 
     def says(self) -> list[Remark]:
         """What it sees, in plain words, the gravest first. `docs/monitor.md` lists the rules."""
-        return says(self.steps, self.layers) + [Remark("note", note) for note in self.notes]
+        return says(self.steps, self.layers, self.step) + [Remark("note", note) for note in self.notes]
 
     def summary(self) -> str:
         """The same as text, a sentence a line."""

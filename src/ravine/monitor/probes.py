@@ -52,6 +52,10 @@ class Probes:
     ) -> None:
         device = next((p.device for p in model.parameters() if p.requires_grad), torch.device("cpu"))
         moved = [tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, one) for one in _taken(batches)]
+        if not model.training:
+            raise UserError(
+                "the model is in eval mode, and the monitor measures the loss that is trained: call model.train() first"
+            )
         self.model = model
         began = time.perf_counter()
         self.objective = Objective(model, moved, loss=loss, batch_loss=batch_loss)
@@ -97,10 +101,10 @@ class Probes:
     def noise(self) -> Values:
         """The noise scale on the next batch, in `GROUPS` groups; with BatchNorm on all batches, each a group."""
         if self._mixes:
-            found = noise_scale(self.objective)
+            number, found = 0, noise_scale(self.objective)
         else:
-            objective = self._each[self._noises % len(self._each)]
-            found = noise_scale(objective, max(1, self.batch // GROUPS))
+            number = self._noises % len(self._each)
+            found = noise_scale(self._each[number], max(1, self.batch // GROUPS))
         self._noises += 1
         return {
             "noise_signal": found.squared_norm.value,
@@ -109,6 +113,7 @@ class Probes:
             "noise_trace_error": _finite(found.trace.error),
             "noise_rows": found.rows,
             "noise_batch": self.batch,
+            "noise_on": number,
         }
 
     def top(self, settings: Settings, denominators: Tensor | None) -> tuple[Values, Tensor]:

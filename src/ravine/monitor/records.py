@@ -41,6 +41,7 @@ STEPS: dict[str, type[pl.DataType]] = {
     "noise_trace_error": pl.Float64,
     "noise_rows": pl.Int64,
     "noise_batch": pl.Int64,
+    "noise_on": pl.Int64,  # which of the fixed batches, or 0 for all of them
     "sharpness": pl.Float64,  # top eigenvalue
     "sharpness_residual": pl.Float64,
     "sharpness_preconditioned": pl.Boolean,
@@ -139,7 +140,8 @@ def read(directory: str | Path, table: Table = "steps") -> pl.DataFrame:
 
 
 def _joined(frames: Sequence[pl.DataFrame], table: Table) -> pl.DataFrame:
-    return pl.concat(frames) if frames else pl.DataFrame(schema=SCHEMAS[table])
+    """The frames as one; a column that older files lack is empty there."""
+    return pl.concat([pl.DataFrame(schema=SCHEMAS[table]), *frames], how="diagonal")
 
 
 def _parts(directory: Path) -> dict[Path, tuple[str, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -74,14 +74,17 @@ class Remark:
         return self.text
 
 
-def says(steps: pl.DataFrame, layers: pl.DataFrame | None = None) -> list[Remark]:
-    """What the tables of `monitor.read` show, the gravest first; one remark says so if there is too little to judge."""
+def says(steps: pl.DataFrame, layers: pl.DataFrame | None = None, passed: int | None = None) -> list[Remark]:
+    """What the tables of `monitor.read` show, the gravest first; one remark says so if there is too little to judge.
+
+    passed: the number of the last step of the training, where that is known; else the last one watched counts.
+    """
     recent = steps.tail(LIMITS.window)
     seen = recent.drop_nulls("average_norm")
     finite = [_not_finite, _overflows]
     if len(recent) < LIMITS.least:
         few = Remark("few", f"{len(recent)} steps watched: at least {LIMITS.least} are needed to say more")
-        return [*_spoken(finite, recent), few, *_spoken([_thinned], steps)]
+        return [*_spoken(finite, recent), few]
     remarks = _spoken(finite, recent)
     still = _still(recent)
     if still is not None:
@@ -93,7 +96,8 @@ def says(steps: pl.DataFrame, layers: pl.DataFrame | None = None) -> list[Remark
         remarks += _spoken([_frozen], layers)
     if not remarks:
         remarks = [Remark("calm", f"nothing stands out in the last {len(recent)} steps watched")]
-    return remarks + _spoken([_thinned], steps)
+    thinned = _thinned(steps, passed)
+    return remarks if thinned is None else [*remarks, thinned]
 
 
 def _spoken(rules: Sequence[Callable[..., Remark | None]], *tables: pl.DataFrame) -> list[Remark]:
@@ -237,14 +241,13 @@ def _noise(steps: pl.DataFrame) -> Remark | None:
     rows = steps.drop_nulls("noise_trace").tail(LIMITS.noises)
     if len(rows) < LIMITS.noises_least:
         return None
-    found = pooled([_noise_scale(row) for row in rows.iter_rows(named=True)])
-    batch = rows["noise_batch"][-1]
+    found, batch = _pooled(rows), rows["noise_batch"][-1]
     if found.hidden:
-        return Remark(
-            "noise scale",
-            f"the noise hides the gradient: the noise scale is above {found.at_least:.3g} examples and a batch of "
-            f"{batch} is far below; momentum changes little at the same effective lr, a larger batch helps",
-        )
+        shown = f"the noise hides the gradient: the noise scale is above {found.at_least:.3g} examples"
+        if batch < LIMITS.noise_limited * found.at_least:
+            more = "is far below; momentum changes little at the same effective lr, a larger batch helps"
+            return Remark("noise scale", f"{shown} and a batch of {batch} {more}")
+        return Remark("noise scale", f"{shown}, and more cannot be told of it: give more rows in batches=")
     ratio = found.ratio
     low, high = ratio.interval()
     shown = f"the gradient noise scale is {ratio.value:.3g} examples"
@@ -305,19 +308,21 @@ def _frozen(layers: pl.DataFrame) -> Remark | None:
 # The monitor itself.
 
 
-def _thinned(steps: pl.DataFrame) -> Remark | None:
+def _thinned(steps: pl.DataFrame, passed: int | None) -> Remark | None:
     watched = steps.drop_nulls("lr")
     if len(watched) < LIMITS.least:
         return None
-    passed = watched["step"][-1] - watched["step"][0] + 1
-    share = len(watched) / passed
+    first, last = watched["step"][0], watched["step"][-1]
+    share = len(watched) / ((passed or last) - first + 1)
     if share > LIMITS.thinned:
         return None
-    seconds, own = watched["seconds"][-1] - watched["seconds"][0], watched["overhead_seconds"][-1]
+    step = (watched["seconds"][-1] - watched["seconds"][0]) / max(last - first, 1)
+    seconds = watched["seconds"][-1] + max((passed or last) - last, 0) * step
+    own = watched["overhead_seconds"][-1] / max(seconds, 1e-9)
     return Remark(
         "thinned",
-        f"{share:.0%} of the steps were watched, because a step takes {1e3 * seconds / passed:.2g} ms; the monitor "
-        f"took {own / max(watched['seconds'][-1], 1e-9):.1%} of the training time",
+        f"{share:.0%} of the steps were watched, because a step takes {1e3 * step:.2g} ms; the monitor took {own:.1%} "
+        "of the training time",
     )
 
 
@@ -366,10 +371,36 @@ def _sharpness(steps: pl.DataFrame) -> tuple[float, bool] | None:
     return None if rows.is_empty() else (rows["sharpness"][-1], rows["sharpness_preconditioned"][-1])
 
 
-def _noise_scale(row: dict[str, float]) -> NoiseScale:
-    """One stored measurement; what `pooled` takes of it are the values."""
-    signal, trace = Estimate(row["noise_signal"], math.nan), Estimate(row["noise_trace"], math.nan)
-    return NoiseScale(signal, trace, Estimate(math.nan, math.nan), int(row["noise_rows"]))
+def _pooled(rows: pl.DataFrame) -> NoiseScale:
+    """The noise scale of several stored measurements.
+
+    They come back to the same fixed batches: how they differ tells nothing of the chance that chose these. So the
+    errors are at least those of single measurements over the root of the number of batches.
+    """
+    ratio = Estimate(math.nan, math.nan)
+    found = pooled(
+        [
+            NoiseScale(Estimate(signal, math.nan), Estimate(trace, math.nan), ratio, count)
+            for signal, trace, count in rows.select("noise_signal", "noise_trace", "noise_rows").iter_rows()
+        ]
+    )
+    known = math.sqrt(rows["noise_on"].n_unique())
+    signal_error, trace_error = (_rms(rows[f"noise_{name}_error"]) / known for name in ("signal", "trace"))
+    signal, trace = found.squared_norm, found.trace
+    relative = math.hypot(
+        signal_error / signal.value if signal.value else 0.0, trace_error / trace.value if trace.value else 0.0
+    )
+    return replace(
+        found,
+        squared_norm=_wider(signal, signal_error),
+        trace=_wider(trace, trace_error),
+        ratio=_wider(found.ratio, abs(found.ratio.value) * relative),
+    )
+
+
+def _wider(found: Estimate, error: float) -> Estimate:
+    """With at least this error."""
+    return replace(found, error=max(found.error, error))
 
 
 def _last(table: pl.DataFrame, name: str) -> float | None:

@@ -61,8 +61,14 @@ class _Hooks:
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._handle is not None:
             self._handle.remove()
-        if self.monitor is not None:
-            self.monitor.close()
+        if self.monitor is None:
+            return
+        if self._handle is not None:
+            self.monitor.notes.append(
+                f"noise and curvature were not measured: the model was called with labels fewer than {BATCHES} times, "
+                "and a Trainer with label smoothing or a loss of its own keeps them back"
+            )
+        self.monitor.close()
 
 
 def _own_loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:

@@ -156,10 +156,15 @@ def check_words(methods: tuple[str, ...], baseline: str, **counts: float | None)
         raise UserError(f"a method is named twice in {', '.join(methods)}; name each once")
     if len({*methods, baseline}) < 2:
         raise UserError(f"there is nothing to compare {baseline} with: name at least one other method")
-    for name, value in counts.items():
+    check_numbers(**counts)
+    return methods if baseline in methods else (baseline, *methods)
+
+
+def check_numbers(**numbers: float | None) -> None:
+    """Raises UserError if a number of a study is too small or not finite; None is the usual one."""
+    for name, value in numbers.items():
         if value is not None and not (value >= LEAST[name] and math.isfinite(value)):
             raise UserError(f"{name.replace('_', ' ')} is {value}: give at least {LEAST[name]}")
-    return methods if baseline in methods else (baseline, *methods)
 
 
 def check_curvature(methods: Sequence[str], problem: Problem) -> None:
