@@ -55,7 +55,8 @@ EIGENVALUE_ERROR, TRACE_ERROR = 1e-3, 0.03
 SEEDS, TRACE_SEEDS = 12, 48  # of traces more, because their error is all chance
 DRAWS = 400  # for the deviation of one draw of Hutchinson's
 STARTS, NODES = 8, 30
-TOLERANCES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
+TOLERANCES = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6)
+BASIS = 8  # of eigsh: its usual 20 are 20 products before it first looks, and with 6 it misses once in three
 PRODUCTS = (12, 24, 36, 48, 72, 96, 144, 192, 288, 384)  # three and two divide each, as Hutch++ and XTrace want
 
 
@@ -137,7 +138,8 @@ def _curvlinops_top(kind: type) -> Side:
     def side(at: Scene, tolerance: float, seed: int) -> float:
         matrix = at.curvlinops(kind)
         start = torch.randn(matrix.shape[0], generator=torch.Generator().manual_seed(seed)).numpy()
-        return float(eigsh(matrix.to_scipy(), k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False)[0])
+        found = eigsh(matrix.to_scipy(), k=1, which="LA", ncv=BASIS, tol=tolerance, v0=start, return_eigenvectors=False)
+        return float(found[0])
 
     return side
 
