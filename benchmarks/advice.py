@@ -6,9 +6,10 @@ A cell is a problem, a batch size and a budget of steps; each was listed before 
 ``--again`` measures the advice for the cells of FIT anew, where `advise` has changed; their studies stay.
 ``--run`` goes through the cells that are not yet in the file and keeps each at once, so it can be stopped at any
 moment. ``--fit`` fits the predictor on the problems of FIT and writes `src/ravine/advice/coefficients.json`;
-``--score`` judges it on those of SCORE, which no threshold has seen: the hit rate with its interval, the calibration of
-P(pays), the Brier skill over always guessing the commonest verdict, and the regret of the recommended settings. Without
-a word the last three.
+``--score`` judges it on those of SCORE, which no threshold has seen, and on those of FIT with each problem predicted by
+the fit of the others: the hit rate with its interval, the calibration of P(pays), the Brier skill over always guessing
+the commonest verdict (none where that guess is always right), and the regret of the recommended settings. Without a
+word the last three.
 
 The truth of a cell is the verdict on the two settings that its study recommends, over seeds alone: studies of this size
 seldom decide with the interval that covers the search too. The scores against that verdict stand beside. Cells that
@@ -382,21 +383,20 @@ def keep(path: Path, rows: Sequence[Row], **more: Any) -> None:
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
-def score(rows: Sequence[Row], truth_name: str) -> Row:
-    """The predictions against the verdicts, on the problems that nothing was fitted on."""
-    coefficients = predictor.committed()
+def score(rows: Sequence[Row], truth_name: str, fitted: Callable[[str], predictor.Coefficients] | None = None) -> Row:
+    """The predictions against the verdicts. fitted: the coefficients for a problem; without it the committed ones."""
     decided = [row for row in rows if row[truth_name] in VERDICTS]
     if not decided:
         return {"cells": len(rows), "undecided": len(rows)}
-    chances = [predictor.probabilities(row["feature"], coefficients) for row in decided]
+    problems = [row["problem"] for row in decided]
+    coefficients = {name: fitted(name) if fitted else predictor.committed() for name in problems}
+    chances = [predictor.probabilities(row["feature"], coefficients[row["problem"]]) for row in decided]
     truth = [row[truth_name] for row in decided]
     commonest = Counter(truth).most_common(1)[0][0]
     hits = [max(p, key=lambda v: p[v]) == t for p, t in zip(chances, truth, strict=True)]
     ours = np.array([_brier(p, t) for p, t in zip(chances, truth, strict=True)])
     guess = np.array([_brier({commonest: 1.0}, t) for t in truth])
-    problems = [row["problem"] for row in decided]
-    regrets = np.array([row["regret"] / row["margin"] for row in decided])
-    return {
+    found = {
         "cells": len(rows),
         "undecided": len(rows) - len(decided),
         "verdicts": dict(Counter(truth)),
@@ -406,16 +406,30 @@ def score(rows: Sequence[Row], truth_name: str) -> Row:
         "hit_rate_of_the_commonest": truth.count(commonest) / len(truth),
         "brier": float(ours.mean()),
         "brier_of_the_commonest": float(guess.mean()),
-        "brier_skill": _skill(ours, guess),
-        "brier_skill_interval": bootstrap(problems, lambda k: _skill(ours[k], guess[k])),
         "calibration": calibration([p["pays"] for p in chances], [t == "pays" for t in truth]),
-        "regret_in_margins": {
+        "misses": [row["cell"] for row, hit in zip(decided, hits, strict=True) if not hit],
+    }
+    if guess.any():
+        found["brier_skill"] = _skill(ours, guess)
+        found["brier_skill_interval"] = bootstrap(problems, lambda k: _skill(ours[k], guess[k]))
+    if all("regret" in row for row in decided):
+        regrets = np.array([row["regret"] / row["margin"] for row in decided])
+        found["regret_in_margins"] = {
             "median": float(np.median(regrets)),
             "within_one": float((regrets <= 1).mean()),
             "within_one_interval": bootstrap(problems, lambda k: float((regrets[k] <= 1).mean())),
-        },
-        "misses": [row["cell"] for row, hit in zip(decided, hits, strict=True) if not hit],
-    }
+        }
+    return found
+
+
+def by_the_others(rows: Sequence[Row]) -> Row:
+    """The score of the cells of FIT, each problem by coefficients that the others gave."""
+
+    def fitted(problem: str) -> predictor.Coefficients:
+        others = [row for row in rows if row["problem"] != problem]
+        return predictor.fit([row["feature"] for row in others], [row[TRUTH] for row in others])
+
+    return score(rows, TRUTH, fitted)
 
 
 def _brier(chances: dict[Any, float], truth: str) -> float:
@@ -423,7 +437,8 @@ def _brier(chances: dict[Any, float], truth: str) -> float:
 
 
 def _skill(ours: Floats, guess: Floats) -> float:
-    return 1 - float(ours.mean() / guess.mean()) if guess.mean() > 0 else 0.0
+    """1 - ours / guess; NaN where the guess is always right."""
+    return 1 - float(ours.mean() / guess.mean()) if guess.mean() > 0 else math.nan
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> list[float]:
@@ -435,11 +450,11 @@ def wilson(hits: int, count: int, z: float = 1.96) -> list[float]:
 
 
 def bootstrap(problems: Sequence[str], value: Callable[[Any], float], draws: int = 4000) -> list[float]:
-    """95 % of what a value of cells would be, with the problems drawn again."""
+    """95 % of what a value of cells would be, with the problems drawn again; draws without a value are left out."""
     rng = np.random.default_rng(0)
     groups = [np.flatnonzero(np.array(problems) == name) for name in dict.fromkeys(problems)]
     found = [value(np.concatenate([groups[k] for k in rng.choice(len(groups), len(groups))])) for _ in range(draws)]
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.nanpercentile(found, [2.5, 97.5])
     return [float(low), float(high)]
 
 
@@ -487,8 +502,9 @@ def main() -> None:
     if given.score or everything:
         held_out = [row for row in rows if row["problem"] in SCORE]
         scored = {name: score(held_out, name) for name in (TRUTH, "verdict")}
+        scored["fitted, by the others"] = by_the_others([row for row in rows if row["problem"] in FIT])
         table = Table("what", *scored)
-        for name in scored[TRUTH]:
+        for name in dict.fromkeys(key for one in scored.values() for key in one):
             table.add_row(name, *(json.dumps(one.get(name)) for one in scored.values()))
         console.print(table)
         keep(given.out, rows, coefficients=asdict(predictor.committed()), held_out=scored)

@@ -77,3 +77,7 @@ def test_the_committed_score_and_coefficients_are_those_of_the_committed_cells()
     held_out = [one for one in rows if one["problem"] in advice.SCORE]
     for name in (advice.TRUTH, "verdict"):
         assert json.loads(json.dumps(advice.score(held_out, name))) == RESULTS["held_out"][name]
+    others = json.loads(json.dumps(advice.by_the_others(fitted)))
+    assert others.pop("brier") == pytest.approx(RESULTS["held_out"]["fitted, by the others"].pop("brier"), abs=1e-3)
+    for name in ("hit_rate", "verdicts", "misses", "undecided"):
+        assert others[name] == RESULTS["held_out"]["fitted, by the others"][name]
