@@ -305,7 +305,7 @@ def digits(directory: Path, **words: object) -> dict[str, Any]:
     """What a study of the digits finds at margin .02, reduced to a tuning seed."""
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in words.items()}
     out = directory / "study"
-    ended = in_child(compare_words(some_digits(directory), out, {**DIGITS, **given}), seconds=200)
+    ended = in_child(compare_words(some_digits(directory), out, {**DIGITS, **given}), seconds=280)
     assert ended.code == 0, ended.said
     verdict: dict[str, Any] = json.loads((out / "verdict.json").read_text())
     return verdict
