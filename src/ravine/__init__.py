@@ -66,21 +66,7 @@ _HOME = {
     "compare": "ravine.study",
     "resume": "ravine.study",
 }
-_MODULES = frozenset(
-    {
-        "advice",
-        "distributed",
-        "hessian_free",
-        "init",
-        "measure",
-        "metrics",
-        "monitor",
-        "optim",
-        "problems",
-        "rules",
-        "schedules",
-    }
-)
+_MODULES = {name for name in __all__ if name.islower() and name not in {*_HOME, "__version__"}}
 
 
 def __getattr__(name: str) -> Any:
