@@ -246,7 +246,7 @@ SCORE = {
 # the settings. Fitted on the first five problems, advice was right in 76 % of the cells of the second five.
 # Then those served to mend the forecast, and all ten are fitted on; it is scored on the other built-in problems, in
 # studies of half the size. Forecast and coefficients were committed before any of their cells ran. Six cells (four of
-# mnist, two of addition) were thrown away as pilots: judged by accuracy five stayed undecided, on many rows two took six
+# mnist, two of addition) were thrown away as pilots: by accuracy five stayed undecided, on many rows two took six
 # minutes; so nets that classify and recur are judged by their loss, on fewer rows. After the first 17 cells the list of
 # those to come was cut by a half, for time. Their data must be fetched.
 FIT = {
