@@ -46,6 +46,7 @@ from ravine.advice import predictor
 from ravine.metrics import accuracy
 from ravine.problems import Problem, quadratic
 from ravine.problems import load as load_problem
+from ravine.problems.autoencoders import ERROR
 from ravine.problems.digits import digits
 from ravine.study.declare import machine, versions
 from ravine.study.infer import _verdict  # the rule of `compare`, on another interval
@@ -55,6 +56,7 @@ Floats: TypeAlias = NDArray[np.float64]
 VERDICTS = ("pays", "equal", "hurts")
 TRUTH = "verdict_given_settings"
 FULL = 1_000_000  # rows: the full batch, whatever the problem
+LOSS_MARGIN = math.log(1.25)
 
 
 # --- the problems -----------------------------------------------------------------------------------------------------
@@ -194,7 +196,8 @@ class Grid:
 
     make: Callable[[], Problem]
     sizes: Sizes
-    margin: float | None = None  # of the problem's metric; None: judged by an accuracy in FIT, by the loss in SCORE
+    endpoint: str = "loss"
+    margin: float = LOSS_MARGIN
 
 
 def shortened(name: str, trained: int, judged: int) -> Problem:
@@ -220,23 +223,24 @@ def shortened(name: str, trained: int, judged: int) -> Problem:
 
 
 # Margins of squared errors are about 5 % of the error of the mean picture.
+LARGER: tuple[tuple[Any, ...], ...] = (  # name, rows to train on and to judge by, cells, and an endpoint but the loss
+    ("mnist", 2000, 200, each((8, 200), (50, 400))),
+    ("curves-small", 2000, 200, each((8, 200), (50, 400)), ERROR, 1.0),
+    ("mnist-autoencoder-small", 2000, 200, ((8, 50), (200, 100)), ERROR, 2.5),
+    ("faces-small", 2000, 200, ((8, 50), (8, 400), (200, 100)), ERROR, 30.0),
+    ("fashion-mnist", 500, 100, ((8, 10), (40, 50))),
+    ("cifar10", 300, 50, ((4, 25), (16, 10))),
+    ("addition", 500, 100, each((8, 40), (10, 50))),
+    ("multiplication", 500, 100, ((8, 10), (40, 50))),
+    ("memorize-5", 32, 32, ((8, 10), (8, 50), (32, 50))),
+    ("memorize-20", 500, 100, ((8, 10), (40, 50))),
+    ("curves", 2000, 200, ((8, 25), (200, 50)), ERROR, 1.0),
+    ("mnist-autoencoder", 500, 100, ((8, 25), (200, 50)), ERROR, 2.5),
+    ("faces", 500, 100, ((8, 10), (40, 25)), ERROR, 30.0),
+)
 SCORE = {
-    name: Grid(partial(shortened, name, trained, judged), sizes, margin)
-    for name, trained, judged, sizes, margin in (
-        ("mnist", 2000, 200, each((8, 200), (50, 400)), None),
-        ("curves-small", 2000, 200, each((8, 200), (50, 400)), 1.0),
-        ("mnist-autoencoder-small", 2000, 200, ((8, 50), (200, 100)), 2.5),
-        ("faces-small", 2000, 200, ((8, 50), (8, 400), (200, 100)), 30.0),
-        ("fashion-mnist", 500, 100, ((8, 10), (40, 50)), None),
-        ("cifar10", 300, 50, ((4, 25), (16, 10)), None),
-        ("addition", 500, 100, each((8, 40), (10, 50)), None),
-        ("multiplication", 500, 100, ((8, 10), (40, 50)), None),
-        ("memorize-5", 32, 32, ((8, 10), (8, 50), (32, 50)), None),
-        ("memorize-20", 500, 100, ((8, 10), (40, 50)), None),
-        ("curves", 2000, 200, ((8, 25), (200, 50)), 1.0),
-        ("mnist-autoencoder", 500, 100, ((8, 25), (200, 50)), 2.5),
-        ("faces", 500, 100, ((8, 10), (40, 25)), 30.0),
-    )
+    name: Grid(partial(shortened, name, trained, judged), sizes, *endpoint)
+    for name, trained, judged, sizes, *endpoint in LARGER
 }
 
 # Ten problems, six cells each, came first. Pilots on cells of the first five were thrown away: five stayed undecided
@@ -252,19 +256,18 @@ SCORE = {
 FIT = {
     "noisy-quadratic": Grid(noisy_quadratic, each((1, 16, 512), (50, 500))),
     "wide-quadratic": Grid(wide_quadratic, each((1, 64, 512), (50, 500))),
-    "dense": Grid(dense, each((8, 64, FULL), (50, 400))),
+    "dense": Grid(dense, each((8, 64, FULL), (50, 400)), "accuracy", 0.01),
     "softmax-regression": Grid(softmax_regression, each((4, 64, FULL), (50, 400))),
     "small-autoencoder": Grid(small_autoencoder, each((8, 64, FULL), (50, 400))),
     "power-quadratic": Grid(power_quadratic, each((1, 32, 512), (50, 500))),
     "noisy-ravine": Grid(noisy_ravine, each((1, 32, 512), (50, 500))),
     "deep-tanh": Grid(deep_tanh, each((8, 64, FULL), (50, 400))),
-    "convolutions": Grid(convolutions, each((8, 64, FULL), (50, 400))),
+    "convolutions": Grid(convolutions, each((8, 64, FULL), (50, 400)), "accuracy", 0.01),
     "sine": Grid(sine, each((8, 64, FULL), (50, 400))),
 }
 METHODS = ("sgd", "momentum")
 STUDY_FITTED: dict[str, Any] = {"trials": 32, "tuning_seeds": 2, "seeds": 20}
 STUDY_SCORED: dict[str, Any] = {"trials": 16, "tuning_seeds": 1, "seeds": 10, "executor": "single"}
-LOSS_MARGIN = math.log(1.25)  # accuracies have the usual .01
 
 
 @dataclass(frozen=True)
@@ -282,7 +285,7 @@ class Cell:
 
     @property
     def grid(self) -> Grid:
-        """The cells and the margin of its problem."""
+        """The cells of its problem, and what judges them."""
         return {**FIT, **SCORE}[self.problem]
 
     def build(self) -> Problem:
@@ -301,11 +304,7 @@ def cells() -> list[Cell]:
 
 def advised(cell: Cell, problem: Problem) -> Row:
     """What `advise` says of a cell."""
-    margin, by_loss = cell.grid.margin, cell.problem in SCORE or not problem.metrics
-    if margin is None and by_loss:
-        advice = ravine.advise(problem, endpoint="loss", margin=LOSS_MARGIN)
-    else:
-        advice = ravine.advise(problem, margin=margin)
+    advice = ravine.advise(problem, endpoint=cell.grid.endpoint, margin=cell.grid.margin)
     return {
         "cell": cell.name,
         **asdict(cell),

@@ -1,6 +1,7 @@
 """With the real packages where they are installed; without them the sentence that names what is missing."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,28 @@ def net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2))
 
 
-# Packages that only their users have: each is tested where it is, and its absence where it is not. The next three say
-# what a person without one reads, which cannot be seen with it: `make test` installs none, so there they run.
-@pytest.mark.skipif(bool(LIGHTNING), reason="Lightning is installed")
-def test_without_lightning_a_sentence() -> None:
+def missing(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Python finds no such packages, whether they are installed or not."""
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, None)
+    for made in (lightning.callback, transformers.callback):
+        made.cache_clear()
+
+
+def test_without_lightning_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing(monkeypatch, *lightning.HOMES)
     with pytest.raises(UserError, match="needs Lightning: pip install"):
         ravine.monitor.LightningMonitor  # noqa: B018
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
-def test_without_transformers_a_sentence() -> None:
+def test_without_transformers_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing(monkeypatch, "transformers")
     with pytest.raises(UserError, match="needs transformers: pip install"):
         ravine.monitor.TransformersMonitor  # noqa: B018
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="tensorboard is installed")
-def test_without_tensorboard_a_sentence(tmp_path: Path) -> None:
+def test_without_tensorboard_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing(monkeypatch, "torch.utils.tensorboard")
     model = net()
     with pytest.raises(UserError, match="needs the package tensorboard"):
         Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1), tensorboard=tmp_path)
