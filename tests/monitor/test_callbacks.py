@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,6 +70,24 @@ def test_options_that_the_callbacks_take_from_the_training() -> None:
         lightning._Hooks(batches=[])
     with pytest.raises(UserError, match="leave loss= and batches= out"):
         transformers._Hooks(loss=F.mse_loss)
+
+
+def test_a_trainer_that_keeps_the_labels_back_leaves_a_note() -> None:
+    """Label smoothing takes them out before the model is called."""
+    model = net()
+    watch = transformers._Hooks()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0)
+    watch.on_train_begin(None, state, None, model=model, optimizer=optimizer)
+    for _ in range(5):
+        model(torch.ones(4, 6)).square().mean().backward()
+        optimizer.step()
+        watch.on_step_end(None, state, None)
+    watch.on_train_end(None, state, None)
+    assert watch.monitor is not None
+    (note,) = watch.monitor.notes
+    assert note.startswith("noise and curvature were not measured: the model was called with labels fewer than 4 times")
+    assert not model._forward_pre_hooks
 
 
 # Lightning is large and no dependency: this needs the real one, nothing that imitates it.

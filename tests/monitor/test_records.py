@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from cases_monitor import table
 from ravine.errors import UserError, WorkError
 from ravine.monitor import read, records
 from ravine.monitor.records import LAYERS, STEPS, Records
@@ -114,3 +115,12 @@ def test_kill_9_leaves_whole_parts_only(tmp_path: Path) -> None:
     process.stdout.close()
     found = read(tmp_path)["step"].to_list()
     assert len(found) >= 50 and found == sorted(set(found)) and found[0] == 1
+
+
+def test_a_column_that_older_files_lack_is_empty_there(tmp_path: Path) -> None:
+    table(3).drop("noise_on").write_parquet(tmp_path / "steps-0001-0000000001-000001.parquet")
+    table(5).tail(2).write_parquet(tmp_path / "steps-0001-0000000001-000002.parquet")
+    found = read(tmp_path)
+    assert found.columns == list(STEPS)
+    assert found["step"].to_list() == [1, 2, 3, 4, 5]
+    assert found["noise_on"].null_count() == 5
