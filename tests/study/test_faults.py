@@ -92,12 +92,18 @@ def goes_on(directory: Path, finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in stored} == stored
 
 
-def test_workers_end_with_a_study_that_is_killed(tmp_path: Path, finished: Path) -> None:
+def test_a_killed_study_leaves_no_worker_and_nothing_outside_its_directory(
+    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
     directory, command = under_way(tmp_path, finished)
     assert len(command.workers()) == 2
+    assert (directory / ".progress").exists()
     os.kill(command.process.pid, signal.SIGKILL)
     assert command.process.wait(10) == -signal.SIGKILL
     assert until(lambda: command.session() == [], 3), command.session()
+    assert list((tmp_path / "scratch").iterdir()) == []
     command.end()
     goes_on(directory, finished)
 
@@ -119,30 +125,13 @@ def test_a_second_process_is_refused_and_a_lost_worker_ends_the_study(tmp_path: 
     goes_on(directory, finished)
 
 
-def test_a_killed_study_leaves_nothing_outside_its_directory(
-    tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    (tmp_path / "scratch").mkdir()
-    directory, command = under_way(tmp_path, finished)
-    assert (directory / ".progress").exists()
-    os.kill(command.process.pid, signal.SIGKILL)
-    command.process.wait(10)
-    command.end()
-    assert list((tmp_path / "scratch").iterdir()) == []
-    (tmp_path / "gate").unlink()
-    ended = Command.start("resume", str(directory), "--problem", str(tmp_path / "tiny.py")).end()
-    assert ended.code == 0, ended.said
-    assert not (directory / ".progress").exists()
-    assert verdict_bytes(directory) == verdict_bytes(finished)
-
-
 def test_ctrl_c_ends_the_study_with_the_command_that_resumes_it(tmp_path: Path, finished: Path) -> None:
     directory, command = under_way(tmp_path, finished)
     os.killpg(command.process.pid, signal.SIGINT)  # a terminal sends it to the whole group
     ended = command.end()
     assert ended.code == 130
     assert ended.said.endswith(f"stopped; go on with: ravine resume {directory}\n")
+    assert not (directory / ".progress").exists()
     assert "Traceback" not in ended.said
     assert until(lambda: command.session() == [], 3), command.session()
     goes_on(directory, finished)
