@@ -4,7 +4,9 @@
 them), `Linearizer` makes the fast products of many at one point, which conjugate gradients take.
 """
 
-from ravine.curvature.objective import Mode, Objective, Part, Product, unchanged
+from ravine.curvature.faults import require_finite
+from ravine.curvature.frozen import unchanged
+from ravine.curvature.objective import Mode, Objective, Part, Product
 from ravine.curvature.operators import Curvature, Linearizer, Operator, gauss_newton, hessian, require_operator
 from ravine.curvature.products import Kind
 from ravine.curvature.structural import StructuralDamping, squared_distance, tanh_matching
@@ -21,6 +23,7 @@ __all__ = [
     "StructuralDamping",
     "gauss_newton",
     "hessian",
+    "require_finite",
     "require_operator",
     "squared_distance",
     "tanh_matching",

@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ravine.curvature.faults import require_sound
+from ravine.curvature.frozen import twice_differentiable, unchanged
 from ravine.curvature.products import (
     Kind,
     Parts,
@@ -59,9 +60,9 @@ class Objective:
         mode stays frozen; "eval" for the loss without dropout and with the running statistics of BatchNorm; "kept"
         leaves every module in the mode that it is in at each pass.
     seed: of the draws inside the model, which are the same at every pass.
-    check: run `check`, four passes over the first part.
+    check: run `faults.require_sound`, four passes over the first part.
 
-    Raises UserError in one sentence when there is nothing to measure or `check` finds a fault.
+    Raises UserError in one sentence when there is nothing to measure or the check finds a fault.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Objective:
             raise UserError("the parameters have several dtypes or devices: move the model to one device and one dtype")
         self._take(batches, micro_batch, seed)
         if check:
-            self.check()
+            require_sound(self)
 
     def _take(self, batches: Iterable[Any], micro_batch: int | None, seed: int) -> None:
         pieces = [piece for batch in batches for piece in _pieces(self._pair(batch), micro_batch)]
@@ -155,7 +156,7 @@ class Objective:
 
     def _part_slope(self, part: Part) -> tuple[Tensor, Tensor]:
         with self.fixed(part), torch.enable_grad():
-            loss = self._forward(part.batch)
+            loss = self.value_on(part.batch)
             return loss.detach(), self.join(torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
     def squared_gradients(self, block: int | None = None) -> Tensor:
@@ -192,7 +193,7 @@ class Objective:
     def part_loss(self, part: Part) -> Tensor:
         """The mean loss over a part, a scalar; its graph can be differentiated twice."""
         with self.fixed(part):
-            return self._forward(part.batch)
+            return self.value_on(part.batch)
 
     # Curvature.
 
@@ -202,7 +203,7 @@ class Objective:
             raise UserError(f"a {kind} matrix needs outputs and loss apart: give loss= in place of batch_loss=")
         with self.fixed(part), torch.enable_grad(), recorded(structure) as states:
             if kind == "hessian":
-                value = self._forward(part.batch)
+                value = self.value_on(part.batch)
                 products = [hessian_product(value, self.parameters)]
             else:
                 assert self._loss is not None
@@ -264,9 +265,10 @@ class Objective:
 
     def caller(self) -> nn.Module:
         """A module that maps a batch to its loss, with the model as its child ``model``."""
-        return _Caller(self.model, self._forward)
+        return _Caller(self.model, self.value_on)
 
-    def _forward(self, batch: Any) -> Tensor:
+    def value_on(self, batch: Any) -> Tensor:
+        """The mean loss on a batch, a scalar, by the model in the state that it is in."""
         try:
             if self._batch_loss is not None:
                 return self._batch_loss(self.model, batch)
@@ -309,67 +311,6 @@ class Objective:
         ]
         return torch.cat(flat, dim=-1)
 
-    # Wrong use, found before it costs anything.
-
-    def check(self) -> None:
-        """Raise UserError if the loss is no finite scalar, a sum, or not a function; or a gradient is not finite."""
-        part = self.parts[0]
-        first = self.part_loss(part)
-        if not isinstance(first, Tensor) or first.ndim:
-            got = f"a tensor of shape {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
-            raise UserError(f"the loss must be a tensor with one number, not {got}; take the mean over the batch")
-        gradient = self.part_gradient(part)
-        self.require_finite(gradient, "on the first batch")
-        if not first.isfinite():
-            raise UserError(f"the loss on the first batch is {first.item()}; there is nothing to measure")
-        again, other = self.part_loss(part), self.part_gradient(part)
-        close = 1e-10 if self.dtype == torch.float64 else 1e-4
-        if (first - again).abs() > close * first.abs() or (gradient - other).norm() > close * gradient.norm():
-            raise UserError(
-                f"two forward passes with the same draws differ, first at {self._restless(part)}: make it depend on "
-                "its inputs, its parameters and torch's global generator alone"
-            )
-        with self.fixed(part), torch.no_grad():
-            double = self._forward(tree_map(_twice, part.batch))
-        if double.abs() > 1.5 * first.detach().abs() > 0 and (double / first).item() > 1.5:
-            raise UserError(
-                f"the loss grows {(double / first).item():.3g} times when every row comes twice, so it is a sum: "
-                "take the mean over the batch (reduction='mean')"
-            )
-
-    def require_finite(self, gradient: Tensor, where: str) -> None:
-        """Raise UserError naming the first parameter whose part of `gradient` (P,) is not finite."""
-        if gradient.isfinite().all():
-            return
-        for name, piece in zip(self.names, self.split(gradient[None]), strict=True):
-            if not piece.isfinite().all():
-                raise UserError(f"the gradient of '{name}' is not finite {where}: training diverged, or divides by 0")
-
-    def _restless(self, part: Part) -> str:
-        """The name of the first module without children whose outputs differ between two passes on equal inputs."""
-        passes: list[list[tuple[str, list[Tensor], list[Tensor]]]] = []
-        for _ in range(2):
-            seen: list[tuple[str, list[Tensor], list[Tensor]]] = []
-            hooks = [
-                module.register_forward_hook(
-                    lambda m, given, output, name=name, seen=seen: seen.append((name, _copies(given), _copies(output)))
-                )
-                for name, module in self.model.named_modules()
-                if not any(True for _ in module.children())
-            ]
-            try:
-                self.part_loss(part)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            passes.append(seen)
-        for (name, given, one), (_, again, two) in zip(*passes, strict=False):
-            if _differ(given, again):
-                return f"what the module '{name}' is given, by the forward of a module with children"
-            if _differ(one, two):
-                return f"the module '{name}'" if name else f"the model ({type(self.model).__name__})"
-        return "a line outside every module: the loss, or the forward of a module with children"
-
 
 class _Caller(nn.Module):
     def __init__(self, model: nn.Module, forward: Callable[[Any], Tensor]) -> None:
@@ -378,48 +319,6 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self._loss_on(batch)
-
-
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Inside it the model works on copies of its buffers; after it buffers, mode and attributes are as before."""
-    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
-    copies: dict[int, Tensor] = {}
-    for module, _, buffers in before:
-        for name, buffer in buffers.items():
-            if buffer is not None:  # a buffer with two names stays one tensor
-                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
-    try:
-        yield
-    finally:
-        for module, attributes, buffers in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-
-
-@contextlib.contextmanager
-def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Inside it attention and recurrent layers run by kernels whose backward pass has a backward pass."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(False, None, None, None))  # leaves all but `enabled`
-        yield
-
-
-def _copies(tree: Any) -> list[Tensor]:
-    return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _differ(ones: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return any(not torch.equal(a, b) for a, b in zip(ones, others, strict=False))
-
-
-def _twice(leaf: Any) -> Any:
-    return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) else leaf
 
 
 def _pieces(batch: Any, size: int | None) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from ravine.curvature import Curvature, Kind, Linearizer, Objective, StructuralDamping
+from ravine.curvature import Curvature, Kind, Linearizer, Objective, StructuralDamping, require_finite
 from ravine.errors import UserError
 from ravine.fleet.keys import key, seeded
 from ravine.hessian_free.cg import Iterate, Solution, Stop, conjugate_gradients
@@ -85,7 +85,7 @@ class Hood:
         self.loss = float(loss) + self._penalty(self.origin)
         self.gradient.add_(self.origin, alpha=self.decay)
         self.rows += objective.rows
-        objective.require_finite(self.gradient, "at the beginning of the step")
+        require_finite(objective, self.gradient, "at the beginning of the step")
         self._curvature = self._linearized(linearizer)
 
     def _linearized(self, linearizer: Linearizer) -> Curvature:

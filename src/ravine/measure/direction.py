@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ravine.curvature import Objective
+from ravine.curvature import Objective, require_finite
 from ravine.errors import UserError
 from ravine.measure.estimate import Estimate, mean, ratio_of_means
 
@@ -67,7 +67,7 @@ def batch_sharpness(
 def _ratios(objective: Objective, velocity: Tensor | None, momentum: float) -> Iterator[float]:
     for number, part in enumerate(objective.parts):
         gradient = objective.part_gradient(part)
-        objective.require_finite(gradient, f"in mini-batch {number}")
+        require_finite(objective, gradient, f"in mini-batch {number}")
         step = gradient if velocity is None else momentum * velocity + gradient
         below = float(step @ gradient)
         if below == 0:

@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
-from ravine.curvature import Objective
+from ravine.curvature import Objective, require_finite
 from ravine.errors import UserError
 from ravine.measure.estimate import Estimate, mean, ratio_of_means
 
@@ -90,7 +90,7 @@ def noise_scale(
             raise UserError(f"a noise scale needs groups of equal size, not {size} and {rows} rows: give small=")
         if not gradients.isfinite().all():
             for k, gradient in enumerate(gradients):
-                objective.require_finite(gradient, f"in group {total + k}")
+                require_finite(objective, gradient, f"in group {total + k}")
         places = torch.arange(total, total + len(gradients)) % blocks
         sums.index_add_(0, places.to(sums.device), gradients)
         squares.index_add_(0, places.to(sums.device), gradients.double().square().sum(1))
