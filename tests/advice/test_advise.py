@@ -102,6 +102,7 @@ def test_a_problem_whose_loss_is_its_own_gets_advice_from_the_hessian() -> None:
     )
     assert found.endpoint == "loss"
     assert any("Hessian" in caveat for caveat in found.caveats)
+    assert (found.verdict == "pays") == any("confirm it" in caveat for caveat in found.caveats)
 
 
 def test_the_prior_rule_is_that_momentum_pays_where_the_forecast_exceeds_the_margin() -> None:
@@ -119,6 +120,7 @@ def test_an_advice_from_the_start_alone_still_weighs_what_a_metric_can_gain() ->
     assert len(found.points) == 1 and found.rows < 1024
     assert found.verdict == "pays"
     assert any("Only the start" in caveat for caveat in found.caveats)
+    assert any("confirm it" in caveat for caveat in found.caveats)
 
 
 def test_the_learning_rate_that_matches_is_that_of_the_same_effective_one() -> None:

@@ -160,7 +160,7 @@ def advise(
         memory_saved=surveyed.memory,
         rows=surveyed.rows,
         points=tuple(_measured(point) for point in points),
-        caveats=tuple(_caveats(asked, points)),
+        caveats=tuple(_caveats(asked, points, verdict)),
         seconds=time.monotonic() - began,
     )
 
@@ -224,8 +224,13 @@ def _measured(point: Point) -> Measured:
     return Measured(point.step, point.loss, point.sharpness, noise.ratio.value, error, None)
 
 
-def _caveats(problem: Problem, points: list[Point]) -> list[str]:
+def _caveats(problem: Problem, points: list[Point], verdict: Verdict) -> list[str]:
     found = ["The forecast is that of a quadratic with gradient noise around the last point measured."]
+    if verdict == "pays":
+        found.append(
+            "On most of the larger nets it was tried on, 'pays' did not come true, while 'equal' did: let "
+            "`ravine compare` confirm it."
+        )
     if not predictor.fitted():
         found.append("The probability is a rule of theory, not yet held against studies: take it as a guess.")
     if problem.clip is not None:
