@@ -8,7 +8,7 @@ CONFORMANCE := .conformance
 PEERS := pytorch-optimizer torch-optimizer heavyball schedulefree optax
 PIP := $(BIN)/pip -qq --disable-pip-version-check install -c constraints.txt
 
-.PHONY: help demo test lint bench conformance clean
+.PHONY: help demo test lint style types pytest bench conformance clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##  */\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -16,12 +16,20 @@ help:  ## this list
 demo: $(READY)  ## does momentum pay on the digits? the main job on real data, about two minutes
 	@$(BIN)/ravine compare digits --yes
 
-test: lint  ## format, lint, types and tests
+# Types are checked beside the tests, which leave a part of the processor idle.
+test: style  ## format, lint, types and tests
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
+
+pytest: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-lint: $(READY)  ## format, lint and types
+lint: style types  ## format, lint and types
+
+style: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: $(READY)
 	$(BIN)/mypy
 
 bench: $(BENCH_READY)  ## measure against peers, side by side
