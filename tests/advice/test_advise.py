@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ravine
-from ravine import cli
+from ravine import cli, measure
 from ravine.advice import predictor, sentences
 from ravine.advice.predictor import PRIOR, feature, fit, probabilities
 from ravine.errors import UserError
@@ -75,6 +75,15 @@ def test_the_recommended_settings_train_a_quadratic_as_forecast() -> None:
             optimizer.step()
         losses[name] = float(loss.detach())
     assert losses["with"] < losses["without"] / 5
+
+
+@pytest.mark.parametrize("steps", [40, 400])
+def test_momentum_is_told_to_keep_away_from_the_edge_and_to_remember_no_more_than_is_left(steps: int) -> None:
+    found = ravine.advise(ill_conditioned(), steps=steps)
+    taken, last = found.with_momentum, found.points[-1]
+    edge = measure.stability_limit(1.0, taken.momentum, nesterov=taken.method == "nesterov") / last.sharpness
+    assert 0 < taken.lr <= 0.25 * edge
+    assert 2 <= 1 / (1 - taken.momentum) < steps - last.step + 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ravine import measure
 from ravine.advice import predictor
-from ravine.advice.forecast import MOMENTA, Forecast, best
+from ravine.advice.forecast import CAREFUL, MOMENTA, Forecast, best
 from ravine.advice.survey import Point, metric_slope, survey
 from ravine.errors import UserError
 from ravine.problems import Problem, prepare
@@ -59,11 +59,12 @@ class Advice:
     learning rate of the recommended momentum over the largest stable one of plain SGD. verdict, probability,
     probabilities: of what `compare` would find for momentum against plain SGD. gain: the forecast difference in the
     unit of the endpoint, positive if momentum is better. recommended: the setting to take; with_momentum,
-    without_momentum: the best of either in the forecast. matched_lr: the learning rate that gives the momentum of
-    with_momentum the effective learning rate of without_momentum, for who keeps momentum where the verdict is `equal`.
-    memory_saved: bytes of the velocity, which plain SGD does without. batch_size_advised: rows beyond which a step
-    gains little. rows: of training that were measured on, fewer where a gradient is slow. caveats: what the forecast
-    left out.
+    without_momentum: the best of either in the forecast, momentum at no more than a quarter of its largest stable
+    learning rate and with a memory 1 / (1 - b) within the steps that are left. matched_lr: the learning rate that gives
+    the momentum of with_momentum the effective learning rate of without_momentum, for who keeps momentum where the
+    verdict is `equal`. memory_saved: bytes of the velocity, which plain SGD does without. batch_size_advised: rows
+    beyond which a step gains little. rows: of training that were measured on, fewer where a gradient is slow. caveats:
+    what the forecast left out.
     """
 
     problem: str
@@ -133,10 +134,12 @@ def advise(
     slope = _slope(asked, points, ending)
     momentum = ahead if _gain(slope, heavy, ahead) > ending.margin else heavy
     gain = _gain(slope, plain, momentum)
+    remembered = tuple(b for b in MOMENTA if 1 / (1 - b) < max(budget, 2) + 0.5)  # within the steps that are left
+    careful = best(landscape, budget, remembered, nesterov=momentum.nesterov, share=CAREFUL)
     chances = predictor.probabilities(predictor.feature(gain, ending.margin), predictor.committed())
     verdict = max(chances, key=lambda one: chances[one])
     edge = measure.stability_limit(1.0) / landscape.sharpness
-    without, with_momentum = _setting(plain, factor), _setting(momentum, factor)
+    without, with_momentum = _setting(plain, factor), _setting(careful, factor)
     noise = last.noise
     known = noise is not None and not noise.hidden
     drawn = asked.batch_rows(data.train.rows)
@@ -148,7 +151,7 @@ def advise(
         margin=ending.margin,
         regime=_regime(plain.lr / edge),
         noise=drawn / noise.ratio.value if noise is not None and known and noise.ratio.value > 0 else None,
-        headroom=momentum.effective_lr / edge,
+        headroom=careful.effective_lr / edge,
         gain=gain,
         verdict=verdict,
         probability=chances[verdict],

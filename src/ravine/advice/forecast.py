@@ -23,6 +23,13 @@ from ravine.measure import stability_limit
 
 MOMENTA = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 SHARES = torch.logspace(-4, 0, 61, dtype=torch.float64) * 0.95  # of the largest stable learning rate
+CAREFUL = 0.25
+"""Of the largest stable learning rate: the most that momentum is told to take.
+
+The quadratic hardly cares: from far below that on, all its steep modes shrink by sqrt(b) a step. But nets sharpen as
+they learn. Plain SGD then settles at the edge by itself; heavy momentum near it diverged, on the small autoencoder and
+the sine of `benchmarks/advice.py`.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +71,13 @@ class Forecast:
         return self.lr / (1 - self.momentum)
 
 
-def best(at: Landscape, steps: int, momenta: tuple[float, ...], *, nesterov: bool = False) -> Forecast:
-    """The setting with the lowest expected loss after `steps` steps, among stable learning rates."""
+def best(
+    at: Landscape, steps: int, momenta: tuple[float, ...], *, nesterov: bool = False, share: float = 1.0
+) -> Forecast:
+    """The setting with the lowest expected loss after `steps` steps, among learning rates up to `share` of the edge."""
     found: list[Forecast] = []
     for momentum in momenta:
-        edge = stability_limit(1.0, momentum, nesterov=nesterov) / at.sharpness
+        edge = share * stability_limit(1.0, momentum, nesterov=nesterov) / at.sharpness
         losses = expected_loss(at, steps, SHARES * edge, momentum, nesterov=nesterov)
         k = int(losses.argmin())
         found.append(Forecast(float(SHARES[k] * edge), momentum, nesterov, float(losses[k])))
