@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import advice
+import ravine
 from ravine.advice import predictor
+from ravine.advice.forecast import CAREFUL
 from ravine.problems.loading import PROBLEMS
 
 RESULTS = json.loads(Path(advice.__file__).with_name("results").joinpath("advice.json").read_text())
@@ -81,3 +84,25 @@ def test_the_committed_score_and_coefficients_are_those_of_the_committed_cells()
     assert others.pop("brier") == pytest.approx(RESULTS["held_out"]["fitted, by the others"].pop("brier"), abs=1e-3)
     for name in ("hit_rate", "verdicts", "misses", "undecided"):
         assert others[name] == RESULTS["held_out"]["fitted, by the others"][name]
+
+
+@pytest.mark.parametrize(("share", "learns"), [(1.0, True), (1 / CAREFUL, False)])
+def test_momentum_as_told_trains_a_net_on_which_it_diverges_at_the_edge(share: float, learns: bool) -> None:
+    problem = advice.Cell("small-autoencoder", 64, 50).build()
+    assert problem.loss is not None and isinstance(problem.train, tuple)
+    told = ravine.advise(problem).with_momentum
+    inputs, targets = problem.train
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = problem.model()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=share * told.lr, momentum=told.momentum, nesterov=told.method == "nesterov"
+    )
+    losses = []
+    for rows in torch.split(torch.arange(64 * 50).remainder(len(inputs)), 64):
+        optimizer.zero_grad()
+        loss = problem.loss(model(inputs[rows]), targets[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert (losses[-1] < 0.5 * losses[0]) == learns

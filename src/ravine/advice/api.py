@@ -134,6 +134,7 @@ def advise(
     slope = _slope(asked, points, ending)
     momentum = ahead if _gain(slope, heavy, ahead) > ending.margin else heavy
     gain = _gain(slope, plain, momentum)
+    # Told is less than forecast: the coefficients were fitted to gains without these limits.
     remembered = tuple(b for b in MOMENTA if 1 / (1 - b) < max(budget, 2) + 0.5)  # within the steps that are left
     careful = best(landscape, budget, remembered, nesterov=momentum.nesterov, share=CAREFUL)
     chances = predictor.probabilities(predictor.feature(gain, ending.margin), predictor.committed())
