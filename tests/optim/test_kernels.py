@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cases_optim import Make, give_gradients, parameters, rule_of, run
 from ravine import rules
-from ravine.optim import OF_RULE, SGD, Adam, AdamW, Momentum, RuleOptimizer, batches
-from ravine.optim.kernels import KERNELS, LARGE, kernel_of
+from ravine.optim import OF_RULE, SGD, Adam, AdamP, AdamW, Momentum, NAdam, RMSProp, RuleOptimizer, batches, kernels
+from ravine.optim.arithmetic import BLOCK
+from ravine.optim.kernels import KERNELS, LARGE, SHORTCUTS, Shortcut, kernel_of
 from ravine.rules.base import Tensors
 
 CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
@@ -100,6 +101,90 @@ def test_large_tensors_may_have_another_kernel(
             run(each, params, range(step, step + 1))
         assert_alike(optimizer, ours, twin, twins)
     assert calls == [2, 2] * 3
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The size of the tensor at each shortcut."""
+    found: list[int] = []
+
+    def counted(step: Shortcut) -> Shortcut:
+        def count(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+            found.append(param.numel())
+            step(param, grad, state, c)
+
+        return count
+
+    monkeypatch.setattr(kernels, "SHORTCUTS", {rule: counted(step) for rule, step in SHORTCUTS.items()})
+    return found
+
+
+shortened = pytest.mark.parametrize("make", [RMSProp, NAdam, AdamP])
+
+
+@shortened
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("decay", "maximize"), [(0.0, False), (0.1, True)])
+def test_a_shortcut_is_the_body(make: Make, dtype: torch.dtype, decay: float, maximize: bool, taken: list[int]) -> None:
+    shapes: list[tuple[int, ...]] = [(7,), (3, 11_001), (BLOCK + 40_001,), (LARGE,)]
+    ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
+    options = {"weight_decay": decay, "maximize": maximize}
+    optimizer, twin = make(ours, **options), without(make, twins, **options)
+    for step in range(6):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            edit(each, step)
+            if make is RMSProp:
+                each.param_groups[0]["alpha"] = 0.9 - 0.2 * step if step < 5 else 0.0
+            run(each, params, range(step, step + 1))
+        assert_alike(optimizer, ours, twin, twins)
+    whole = rule_of(optimizer).elementwise is False
+    assert taken == [33_003, *([BLOCK + 40_001] if whole else [BLOCK, 40_001])] * 6
+
+
+@shortened
+def test_a_shortcut_takes_nothing_from_one_block_to_the_next(make: Make, taken: list[int]) -> None:
+    params = parameters(shapes=[(3, 11_001), (3, 11_001)])
+    optimizer = make(params)
+    for step in range(2):
+        give_gradients(params, step)
+        grad = params[0].grad
+        assert grad is not None
+        grad[0, 0] = torch.inf
+        optimizer.step()
+    assert taken
+    assert params[0].isfinite().sum() < params[0].numel()
+    assert params[1].isfinite().all()
+
+
+@shortened
+def test_autograd_sees_what_a_shortcut_has_stepped(make: Make, taken: list[int]) -> None:
+    param = torch.ones(2, LARGE).requires_grad_()
+    loss = (param**2).sum()
+    torch.autograd.backward(loss, retain_graph=True)
+    make([param]).step()
+    assert taken
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
+
+
+@shortened
+def test_a_shortcut_sees_that_a_gradient_is_a_negative_view(make: Make, taken: list[int]) -> None:
+    ours, twins = parameters(shapes=[(3, 11_001)]), parameters(shapes=[(3, 11_001)])
+    optimizer, twin = make(ours), make(twins)
+    give_gradients(ours, 0)
+    give_gradients(twins, 0)
+    assert ours[0].grad is not None
+    ours[0].grad = torch._neg_view(-ours[0].grad)
+    optimizer.step()
+    twin.step()
+    assert taken
+    assert_alike(optimizer, ours, twin, twins)
+
+
+def test_adamp_with_nesterov_has_the_body(taken: list[int]) -> None:
+    params = parameters(shapes=[(3, 11_001)])
+    run(AdamP(params, nesterov=True), params, range(1))
+    assert not taken
 
 
 @pytest.fixture(params=[False, True], ids=["small numbers", "small numbers are 0"])

@@ -9,7 +9,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from ravine.optim.kernels import plain, shortcut_of
 from ravine.rules.base import Rule, Tensors, nonzero
 
 BLOCK = 512 * 1024
@@ -130,11 +132,9 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
     rooms = {name: common.temporary(point, name) for name in rule.rooms}
-    rule.apply(point, slope, state | rooms, common.coefficients)
+    shortcut = shortcut_of(rule, (point, slope, *slots, *rooms.values())) if common.room is not None else None
+    (shortcut or rule.apply)(point, slope, state | rooms, common.coefficients)
+    if shortcut:
+        increment_version(param)  # kernels do not, and autograd would go back through the stepped parameter
     if point is not param:
         param.copy_(point)
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether a tensor is of no subclass that has arithmetic of its own."""
-    return type(tensor) in (Tensor, torch.nn.Parameter)

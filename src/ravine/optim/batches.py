@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move, plain
-from ravine.optim.kernels import Kernel, kernel_of, takes
+from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
+from ravine.optim.kernels import Kernel, kernel_of, plain, takes
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]

@@ -6,10 +6,14 @@ float64 throughout. Torch's fused optimizers have faults that begin elsewhere (t
 leaves elements where they are, after an overflow at the first step it takes a velocity that nobody has filled, and it
 has none for a parameter whose gradient is late. Here half precision has the body, and every velocity begins as zeros.
 Nor do the kernels look at shapes, or tell autograd of what they write: the caller sees to both.
+
+Torch has no kernel of RMSProp, NAdam and AdamP, but that of Adam does most of their work: `SHORTCUTS`. They take a
+block at a time, as the bodies do.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,8 +23,8 @@ import torch
 from torch import Tensor
 
 from ravine import rules
-from ravine.optim.arithmetic import Piece, plain
-from ravine.rules.base import Rule
+from ravine.rules.base import Rule, Tensors
+from ravine.rules.projected import step_projected
 
 Kernel: TypeAlias = Callable[..., None]
 """Steps a list of parameters, given with one of gradients and one of each slot; then the hyper-parameters, by name."""
@@ -170,7 +174,74 @@ def kernel_of(rule: Rule, numel: int = 0) -> Kernel | None:
     return OF_LARGE.get(type(rule), kernel) if numel >= LARGE else kernel
 
 
-def takes(tensors: Piece) -> bool:
+Shortcut: TypeAlias = Callable[[Tensor, Tensor, Tensors, Tensors], None]
+"""`Rule.apply`, with room in the state for every temporary. It does not tell autograd of what it writes."""
+
+LATE = torch.tensor(math.inf, dtype=torch.float32, device="cpu")
+"""The number of a step at which Adam's kernel has no bias left to correct: that is in the coefficients."""
+
+
+def _divided(
+    param: Tensor, grad: Tensor, mean: Tensor, squares: Tensor, *, lr: float, keep: float, gain: Tensor, eps: Tensor
+) -> None:
+    """``mean <- keep mean + (1 - keep) g; s <- (1 - gain) s + gain g^2; w <- w - lr mean / (sqrt(s) + eps)``."""
+    torch._fused_adam_(
+        [param],
+        [grad.resolve_neg()],
+        [mean],
+        [squares],
+        [],
+        [LATE],
+        lr=lr,
+        beta1=keep,
+        beta2=1 - float(gain),
+        weight_decay=0.0,
+        eps=float(eps),
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _rmsprop(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+    mean = state["ratio"].zero_()  # nothing of it is kept, but it must be finite
+    _divided(param, grad, mean, state["square_avg"], lr=float(c["lr"]), keep=0.0, gain=c["gain"], eps=c["eps"])
+
+
+def _nadam(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+    """``fresh g + past m``, where m has seen g, is the m before that moved towards g, but for its length."""
+    mean, gain, fresh, past = state["exp_avg"], *(float(c[name]) for name in ("gain1", "fresh", "past"))
+    direction, length = state["direction"].copy_(mean), fresh + past
+    keep = past * (1 - gain) / length if length else 0.0
+    mean.lerp_(grad, gain)
+    lr = float(c["lr"]) * length
+    _divided(param, grad, direction, state["exp_avg_sq"], lr=lr, keep=keep, gain=c["gain2"], eps=c["eps"])
+
+
+def _adamp(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+    move, keep = state["ratio"].zero_(), 1 - float(c["gain1"])
+    _divided(move, grad, state["exp_avg"], state["exp_avg_sq"], lr=-1.0, keep=keep, gain=c["gain2"], eps=c["eps"])
+    step_projected(param, grad, move, c, state["product"])
+
+
+SHORTCUTS: Mapping[type[Rule], Shortcut] = {
+    rules.RMSProp: _rmsprop,
+    rules.NAdam: _nadam,
+    rules.AdamP: _adamp,
+}
+
+
+def shortcut_of(rule: Rule, tensors: tuple[Tensor, ...]) -> Shortcut | None:
+    """The shortcut of a rule that may be taken with these: the parameter, its gradient, its slots and its room, if any.
+
+    Only a large tensor has one, so that gathering small ones does not change how they are rounded.
+    """
+    shortcut = SHORTCUTS.get(type(rule)) if tensors[0].numel() > LARGE else None
+    if shortcut is None or (isinstance(rule, rules.AdamP) and rule.nesterov) or not takes(tensors):
+        return None
+    return shortcut
+
+
+def takes(tensors: tuple[Tensor, ...]) -> bool:
     """Whether a kernel may be called with a parameter and its slots: beyond their end it would write elsewhere."""
     first = tensors[0]
     return (
@@ -181,3 +252,8 @@ def takes(tensors: Piece) -> bool:
             tensor.dtype == first.dtype and tensor.shape == first.shape and tensor.is_contiguous() for tensor in tensors
         )
     )
+
+
+def plain(tensor: Tensor) -> bool:
+    """Whether a tensor is of no subclass that has arithmetic of its own."""
+    return type(tensor) in (Tensor, torch.nn.Parameter)

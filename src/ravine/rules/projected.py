@@ -62,7 +62,7 @@ def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tens
     return excess.view(*excess.shape, *inner), (by_row | by_layer).view(*excess.shape[:-1], 1, *inner)
 
 
-def _step(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
+def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
     """``w <- (1 - decay) w - lr (move - excess w)``; the decay is reduced where there was a projection."""
     found = _excess(param, grad, move, c, product)
     if found is not None:
@@ -111,7 +111,7 @@ class SGDP(Rule):
         velocity, (product, ahead) = state["momentum_buffer"], (room(state, name, param) for name in self.rooms)
         torch.addcmul(grad, velocity, c["momentum"], out=velocity)
         move = torch.addcmul(grad, velocity, c["momentum"], out=ahead) if self.nesterov else velocity
-        _step(param, grad, move, c, product)
+        step_projected(param, grad, move, c, product)
 
 
 class AdamP(Rule):
@@ -142,4 +142,4 @@ class AdamP(Rule):
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
         direction = torch.lerp(mean, grad, c["gain1"], out=ahead) if self.nesterov else mean
-        _step(param, grad, scaled(direction, squares, c, ratio), c, product)
+        step_projected(param, grad, scaled(direction, squares, c, ratio), c, product)
