@@ -136,9 +136,11 @@ def test_overflow_with_dirty_memory_leaves_everything_alone(make: Make, bad: int
 
 
 @every
-def test_integer_and_complex_parameters_raise(make: Make) -> None:
-    for dtype in (torch.int64, torch.complex64):
-        with pytest.raises(UserError, match="real numbers"):
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_integers_raise_and_complex_parameters_where_rows_count(make: Make) -> None:
+    rows = not rule_of(make(parameters())).elementwise
+    for dtype in (torch.int64, torch.complex32, *([torch.complex64] if rows else [])):
+        with pytest.raises(UserError, match=f"of {'real' if rows else 'real or complex'} numbers, not of {dtype}"):
             make([torch.zeros(3, dtype=dtype)])
 
 

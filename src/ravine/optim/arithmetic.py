@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ravine.optim.kernels import plain, shortcut_of
+from ravine.optim.rounding import to_bfloat16
 from ravine.rules.base import Rule, Tensors, nonzero
 
 BLOCK = 512 * 1024
@@ -57,6 +58,7 @@ class Common:
     dtype: torch.dtype  # of coefficients, state and arithmetic
     maximize: bool
     room: Room | None  # None: this is traced into a graph, whose compiler sees to temporaries
+    draws: torch.Generator | None = None  # of parameters in bfloat16, if they are rounded at random
 
     def unpacked(self) -> Common:
         """The same with the coefficients out of `values`: a graph then has one input for all of them."""
@@ -68,11 +70,11 @@ class Common:
             return self
         return replace(self, coefficients={**self.coefficients, "grad_norm": norm.to(self.coefficients["lr"])})
 
-    def temporary(self, tensor: Tensor, name: str) -> Tensor:
-        """Memory for a temporary of that name, in the shape of a tensor."""
+    def temporary(self, tensor: Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory for a temporary of that name, in the shape of a tensor; of the working dtype, if of no other."""
         if self.room is None:
-            return torch.empty_like(tensor, dtype=self.dtype)
-        return self.room.like(tensor, name, self.dtype)
+            return torch.empty_like(tensor, dtype=dtype or self.dtype)
+        return self.room.like(tensor, name, dtype or self.dtype)
 
 
 Batch: TypeAlias = tuple[Common, list[Piece]]
@@ -136,5 +138,7 @@ def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
     (shortcut or rule.apply)(point, slope, state | rooms, common.coefficients)
     if shortcut:
         increment_version(param)  # kernels do not, and autograd would go back through the stepped parameter
+    if common.draws is not None:
+        to_bfloat16(point, common.draws, common.temporary(point, "noise", torch.int32))
     if point is not param:
         param.copy_(point)

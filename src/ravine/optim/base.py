@@ -21,8 +21,10 @@ from ravine.optim.arithmetic import Batch, Room, advance
 from ravine.optim.batches import Arrangement, Called, Given, Source, Taken, Way, copied, gathered, same, stream
 from ravine.optim.compiled import Compiler, Program
 from ravine.optim.groups import Group, Reading, check_edits, check_names, checks_words, number, unpacked
+from ravine.optim.kernels import plain
 from ravine.rules.base import Hyper, Rule
 from ravine.schedules import Schedule
+from ravine.schedules.base import require_count
 
 Value: TypeAlias = float | Tensor | Schedule
 """A hyper-parameter as the user gives it: a number, a tensor of one element, or a function of the step."""
@@ -37,7 +39,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     - Unknown names and values out of range raise `UserError`, when a group is added and at each step.
     - State begins as zeros at the first gradient of a parameter. It is kept, saved and loaded in float32 for float16
       and bfloat16 parameters, else in the dtype of the parameter.
-    - ``p.grad`` is only read. Parameters that are not real raise `UserError`.
+    - ``p.grad`` is only read. A complex parameter is stepped as its real and imaginary parts, each a real one, but a
+      rule that looks at rows (`Rule.elementwise` off) raises `UserError`; so do integers.
     - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
       where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
     - Where torch has a kernel of the rule, it steps contiguous parameters on the CPU in float32 and float64
@@ -102,16 +105,24 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group as in torch, once its names and values are checked."""
         check_names(type(self).__name__, param_group, self.defaults)
         whole = {**self.defaults, **param_group}
-        super().add_param_group({**param_group, "rule": self.rule_of(whole).name, "schedules": {}, "step": 0})
+        super().add_param_group(
+            {**param_group, "rule": self.rule_of(whole).name, "schedules": {}, "step": 0, "rounding": None}
+        )
         group = self.param_groups[-1]
         try:
             for param in group["params"]:
-                if not param.is_floating_point():
-                    raise UserError(f"{type(self).__name__} steps parameters of real numbers, not of {param.dtype}")
+                self._check_dtype(group, param)
             self._numbers(group)
         except UserError:
             self.param_groups.pop()
             raise
+
+    def _check_dtype(self, group: Group, param: Tensor) -> None:
+        """A rule that looks at rows would see real and imaginary parts as columns: it takes no complex numbers."""
+        alike = self.rule_of(group).elementwise
+        if not param.is_floating_point() and not (alike and param.dtype in (torch.complex64, torch.complex128)):
+            kinds = "real or complex" if alike else "real"
+            raise UserError(f"{type(self).__name__} steps parameters of {kinds} numbers, not of {param.dtype}")
 
     def _read(self, place: int, group: Group) -> dict[str, float]:
         """The hyper-parameters of a group's next step, as at the last one if nobody has touched the group."""
@@ -210,13 +221,31 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         self._program = Program(compiler)
 
+    def round_stochastically(self, seed: int = 0) -> None:
+        """Write bfloat16 parameters rounded up or down at random from now on, so that small steps are not lost.
+
+        P(up) is the distance from the number below over that between both, so the mean is what was to be written; the
+        state is float32 as ever. Other parameters are not rounded. The draws are a function of the seed and of the
+        steps taken: both are in the checkpoint, and a resumed run is the unbroken one bit by bit. A step is eager then,
+        also after `compile`. `UserError` if there is no parameter in bfloat16, if one of them is no plain tensor, or
+        if the seed is no natural number.
+        """
+        require_count("the seed", seed, 0)
+        halves = [param for group in self.param_groups for param in group["params"] if param.dtype == torch.bfloat16]
+        if not halves:
+            raise UserError(f"{type(self).__name__} steps no parameter in bfloat16, which could be rounded")
+        if not all(map(plain, halves)):
+            raise UserError("only parameters that are plain tensors are rounded at random, not sharded ones")
+        for group in self.param_groups:
+            group["rounding"] = seed
+
     def _prepare(self, way: Way) -> tuple[list[Called], list[Taken]]:
         """The Python half of a step: what torch's kernels step, and what the rules do.
 
         Everything that can be wrong raises before anything has changed.
         """
         numbers = [self._read(place, group) for place, group in enumerate(self.param_groups)]
-        given = [self._given(group, way) for group in self.param_groups]
+        given = [self._given(place, group, way) for place, group in enumerate(self.param_groups)]
         arranged = self._arrangements(given)
         called: list[Called] = []
         taken: list[Taken] = []
@@ -241,13 +270,17 @@ class RuleOptimizer(torch.optim.Optimizer):
             source.scatter()
         self._copied = []
 
-    def _given(self, group: Group, way: Way) -> Given:
+    def _given(self, place: int, group: Group, way: Way) -> Given:
         """The parameters of a group that have a gradient."""
+        seed = group.get("rounding")  # a group from an older file has none
+        if seed is not None and way == "traced":
+            raise UserError("torch.compile(optimizer.step) would round no number at random: leave that out")
+        rounding = None if seed is None else (seed, place, group["step"])
         params: list[Tensor] = group["params"]
         grads = [grad for param in params if (grad := param.grad) is not None]
         if len(grads) < len(params):
             params = [param for param in params if param.grad is not None]
-        return Given(self.rule_of(group), params, grads, self.state, way)
+        return Given(self.rule_of(group), params, grads, self.state, way, rounding)
 
     def _arrangements(self, given: list[Given]) -> list[Arrangement]:
         """What is given to each group, arranged as at the last step where nothing has changed."""

@@ -23,6 +23,7 @@ from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
 from ravine.optim.kernels import Kernel, kernel_of, plain, takes
+from ravine.optim.rounding import draws
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]
@@ -37,16 +38,26 @@ PIECE = 32 * 1024
 """Elements that are gathered into one piece, so that it stays in the cache until it is scattered."""
 
 
-def working_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of the state and of the arithmetic: float32 for half precision, else that of the parameter."""
+def state_dtype(param: Tensor) -> torch.dtype:
+    """The dtype of the state: float32 for half precision, else that of the parameter."""
     return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
+
+
+def working_dtype(param: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic: that of the state, whose complex numbers are two real ones to it."""
+    return state_dtype(param).to_real()
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A tensor as the rules see it: complex numbers as their real and imaginary parts, side by side."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def begin(rule: Rule, param: Tensor, state: State) -> None:
     """Add what the state of a parameter lacks before its first step."""
     for name in rule.slots:
         if name not in state:
-            state[name] = torch.zeros_like(param, dtype=working_dtype(param))
+            state[name] = torch.zeros_like(param, dtype=state_dtype(param))
     for name, value in rule.scalars.items():
         if name not in state:
             state[name] = torch.tensor(value, dtype=torch.float64, device="cpu")
@@ -82,7 +93,7 @@ class Source(Protocol):
 
 
 class Whole:
-    """One parameter as it is; a sparse gradient is made dense."""
+    """One parameter as it is, complex numbers as pairs of real ones; a sparse gradient is made dense."""
 
     def __init__(self, given: Given, place: int) -> None:
         self.place, self.param = place, given.params[place]
@@ -91,7 +102,11 @@ class Whole:
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
-        return self.param, grad if grad.layout is torch.strided else grad.to_dense(), *self.slots
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
+        if not grad.is_complex():
+            return self.param, grad, *self.slots
+        return tuple(real(tensor) for tensor in (self.param, grad.resolve_conj(), *self.slots))
 
     def scatter(self) -> None: ...
 
@@ -111,7 +126,7 @@ class Rows:
         grad = grads[self.whole.place].coalesce()
         self.rows = tuple(grad.indices())
         self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.slots))
-        return self.point, grad.values().contiguous(), *self.slots
+        return tuple(real(tensor) for tensor in (self.point, grad.values().contiguous(), *self.slots))
 
     def scatter(self) -> None:
         for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
@@ -193,7 +208,7 @@ def parts(whole: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def may_pack(param: Tensor, grad: Tensor) -> bool:
     """Whether a parameter and its gradient may be gathered with others, and gain by it."""
-    return plain(param) and grad.layout is torch.strided and param.numel() <= SMALL
+    return plain(param) and not param.is_complex() and grad.layout is torch.strided and param.numel() <= SMALL
 
 
 def in_line(grad: Tensor) -> bool:
@@ -216,7 +231,8 @@ def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
 class Given(NamedTuple):
     """The parameters of a group that have a gradient, and what a step is arranged by.
 
-    ``state``: of all parameters of the optimizer.
+    ``state``: of all parameters of the optimizer. ``rounding``: the key of the step's draws, if bfloat16 is rounded at
+    random.
     """
 
     rule: Rule
@@ -224,6 +240,11 @@ class Given(NamedTuple):
     grads: list[Tensor]
     state: Mapping[Tensor, State]
     way: Way
+    rounding: tuple[int, ...] | None = None
+
+    def rounds(self, place: int) -> bool:
+        """Whether a parameter is rounded at random."""
+        return self.rounding is not None and self.params[place].dtype == torch.bfloat16
 
     def kernel(self, place: int) -> Kernel | None:
         """Torch's kernel that may step a parameter; within ``torch.compile`` there is none."""
@@ -269,7 +290,7 @@ class Taken(NamedTuple):
     def kind(self) -> tuple[Any, ...] | None:
         """All that a graph of the step depends on; None if it is not worth a graph."""
         layouts = [source.layout(self.grads) for source in self.sources]
-        if None in layouts:
+        if None in layouts or self.common.draws is not None:
             return None
         common = self.common
         return common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts
@@ -328,6 +349,7 @@ class Alike:
         self.sources: list[Source] = [*packs, *(one for one in alone if layouts[one.place] is not torch.sparse_coo)]
         self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
+        self.rounded_from = places[0] if given.rounds(places[0]) else None  # tells its draws from those of other parts
         self.given: tuple[dict[str, float], bool] | None = None  # what `common` or `call` was made of
         self.common: Common
         self.call: Kernel
@@ -354,7 +376,10 @@ class Alike:
             self._renew(values, maximize, room)
         if self.kernel:
             return Called(self.call, self.columns, self.places, sources, given.grads)
-        return Taken(self.common, sources, given.grads)
+        common = self.common
+        if given.rounding is not None and self.rounded_from is not None:
+            common = replace(common, draws=draws(self.device, *given.rounding, self.rounded_from))
+        return Taken(common, sources, given.grads)
 
     def _renew(self, values: dict[str, float], maximize: bool, room: Room) -> None:
         """Make what depends on the numbers of the next step, which is counted; no weight decay if it is zero."""
@@ -406,8 +431,8 @@ class Arrangement:
             state = given.state[param]
             begin(rule, param, state)
             numbers += (of_it := [state[name] for name in state if name in {*rule.scalars, "step"}])
-            kind = given.kernel(k), given.stack(k), param.device, working_dtype(param), *map(float, of_it)
-            alike.setdefault(kind, []).append(k)
+            kind = given.kernel(k), given.stack(k), param.device, working_dtype(param), given.rounds(k)
+            alike.setdefault((*kind, *map(float, of_it)), []).append(k)
         self.parts = [Alike(given, places, kernel) for (kernel, *_), places in alike.items()]
         self.numbers = numbers
         self.versions = [tensor._version for tensor in numbers]  # our own steps write to what they are parts of
@@ -424,6 +449,7 @@ class Arrangement:
         return (
             given.rule is old.rule
             and given.way == old.way
+            and (given.rounding is None) == (old.rounding is None)
             and same(given.params, old.params)
             and given.traits() == self.traits
             # One after the other: a thousand shapes at a time would set off Python's garbage collector at every step.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ravine.errors import UserError
-from ravine.optim.batches import SMALL, working_dtype
+from ravine.optim.batches import SMALL, state_dtype
 from ravine.optim.groups import OTHERS, Group, unpacked
 from ravine.rules.base import Rule, hint
 from ravine.schedules import from_dict, to_dict
@@ -95,7 +95,8 @@ def _adapted(optimizer: RuleOptimizer, group: Group, saved: Group) -> Group:
             raise UserError(f"the saved state is from an optimizer without {name!r}, which {owner} needs")
     schedules = _schedules(owner, group, saved["schedules"]) if version else group["schedules"]
     kept.pop("version", None)
-    return {**{name: group[name] for name in options}, **kept, "rule": rule, "schedules": schedules}
+    ours_now = {name: group[name] for name in (*options, "rounding")}
+    return {**ours_now, **kept, "rule": rule, "schedules": schedules}
 
 
 def _schedules(owner: str, group: Group, saved: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def restore(optimizer: RuleOptimizer, loaded: dict[str, Any]) -> None:
     """Put what `adapted` returned in the place of what torch has made of it; nothing is shared."""
     for rule, param, state in _triples(optimizer, loaded):  # torch casts state to the dtype of the parameter
         optimizer.state[param] = {
-            name: state[name].detach().to(device=param.device, dtype=working_dtype(param), copy=True)
+            name: state[name].detach().to(device=param.device, dtype=state_dtype(param), copy=True)
             for name in rule.slots
             if state.get(name) is not None
         }

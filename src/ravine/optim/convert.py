@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ravine.errors import UserError
-from ravine.optim.batches import working_dtype
+from ravine.optim.batches import state_dtype
 from ravine.optim.groups import Group
 from ravine.optim.momentum import Momentum, Nesterov
 from ravine.schedules.base import Setting, at
@@ -36,7 +36,7 @@ BUFFER = "momentum_buffer"
 RATES = ("initial_lr", "max_lr", "min_lr", "swa_lr")
 """Learning rates that schedulers of torch keep in a group."""
 
-OWN = ("params", "param_names", "rule", "schedules", "step", "form")
+OWN = ("params", "param_names", "rule", "schedules", "step", "rounding", "form")
 TORCHS = ("dampening", "nesterov", "foreach", "differentiable", "fused")
 """Keys of a group that are not handed on as they are: of our optimizers, and of torch's."""
 
@@ -59,11 +59,11 @@ def convert(optimizer: torch.optim.Optimizer, form: Form) -> Momentum | Nesterov
     factors = [_factor(optimizer, group, new) for group, new in zip(optimizer.param_groups, groups, strict=True)]
     target = kind(groups, form=form)
     for old, new, factor in zip(optimizer.param_groups, target.param_groups, factors, strict=True):
-        new["step"] = old.get("step", 0)
+        new |= {"step": old.get("step", 0), "rounding": old.get("rounding")}
         target.show_schedules(new)
         for param in new["params"]:
             if (buffer := _buffer(optimizer, param)) is not None:
-                target.state[param] = {BUFFER: buffer.to(working_dtype(param)) * factor}
+                target.state[param] = {BUFFER: buffer.to(state_dtype(param)) * factor}
     return target
 
 
