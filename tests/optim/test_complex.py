@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cases_optim import Make, rule_of, through_bytes, twins
+from ravine.errors import UserError
 from ravine.optim import OF_RULE, SGD, SNGM, AdaGrad, Adam, Momentum, RuleOptimizer, convert
 
 ALIKE = {name: make for name, make in OF_RULE.items() if rule_of(make([torch.zeros(1)])).elementwise}
@@ -53,11 +54,11 @@ def test_the_step_is_that_of_both_parts(make: Make, dtype: torch.dtype, options:
 
 @twins
 def test_the_step_is_torchs(make: Make, twin: Any) -> None:
-    ours, _ = parameters()
+    ours, pairs = parameters()
     theirs = [param.detach().clone().requires_grad_() for param in ours]
     left, right = make(ours, lr=0.1), twin(theirs, lr=0.1)
     for step in range(4):
-        give_gradients(ours, theirs_as_pairs(theirs), step)
+        give_gradients(ours, pairs, step)
         for param, other in zip(ours, theirs, strict=True):
             other.grad = param.grad
         left.step()
@@ -69,10 +70,6 @@ def test_the_step_is_torchs(make: Make, twin: Any) -> None:
     for kept, param in zip(again.param_groups[0]["params"], theirs, strict=True):
         for name in rule_of(again).slots:
             torch.testing.assert_close(again.state[kept][name], right.state[param][name])
-
-
-def theirs_as_pairs(theirs: list[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(param.detach()) for param in theirs]
 
 
 def test_what_lies_otherwise_is_stepped_in_place() -> None:
@@ -88,6 +85,47 @@ def test_what_lies_otherwise_is_stepped_in_place() -> None:
         optimizer.step()
         twin.step()
     torch.testing.assert_close(torch.view_as_real(whole.t()), pair.detach())
+
+
+def test_a_compiled_step_sees_that_a_gradient_lies_otherwise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(4, 6, dtype=torch.complex64, generator=generator)[:, ::2]
+    gradients = [wide.conj(), wide, torch._neg_view(wide), wide.clone().conj(), wide.clone()]
+    param = torch.zeros(4, 3, dtype=torch.complex64).requires_grad_()
+    optimizer = Momentum([param], lr=1.0, momentum=0.0)
+    optimizer.compile(by_strides)
+    for gradient in gradients:
+        param.grad = gradient
+        with torch.no_grad():
+            param.zero_()
+        optimizer.step()
+        torch.testing.assert_close(param.detach(), -gradient.resolve_conj().resolve_neg())
+
+
+def by_strides(graph: Any, examples: list[Tensor]) -> Any:
+    """Like a compiler that asserts no layout: it reads memory by the strides of its examples."""
+    layouts = [(one.shape, one.stride()) for one in examples]
+
+    def call(*given: Tensor) -> Any:
+        seen = [one.as_strided(*layout) for one, layout in zip(given, layouts, strict=True)]
+        assert not any(one.is_neg() or one.is_conj() for one in seen)
+        return graph(*seen)
+
+    return call
+
+
+def test_a_parameter_that_is_an_unwritten_conjugate_raises() -> None:
+    with pytest.raises(UserError, match="resolve_conj"):
+        SGD([torch.nn.Parameter(torch.ones(3, dtype=torch.complex64).conj())])
+
+
+def test_complex_state_does_not_go_into_a_real_parameter() -> None:
+    ours, pairs = parameters()
+    optimizer = Momentum(ours[1:2])
+    give_gradients(ours, pairs, 0)
+    optimizer.step()
+    with pytest.raises(UserError, match="complex numbers"):
+        Momentum([torch.zeros(5).requires_grad_()]).load_state_dict(optimizer.state_dict())
 
 
 @pytest.mark.parametrize("make", [SGD, AdaGrad, Adam])

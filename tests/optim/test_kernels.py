@@ -181,6 +181,23 @@ def test_a_shortcut_sees_that_a_gradient_is_a_negative_view(make: Make, taken: l
     assert_alike(optimizer, ours, twin, twins)
 
 
+def test_where_a_square_overflows_a_shortcut_goes_on_as_torch_does(taken: list[int]) -> None:
+    ours, twins = parameters(shapes=[(3, 11_001)]), parameters(shapes=[(3, 11_001)])
+    optimizer, twin = RMSProp(ours), torch.optim.RMSprop(twins)
+    for step in range(3):
+        for params in (ours, twins):
+            give_gradients(params, step)
+            grad = params[0].grad
+            assert grad is not None
+            if step == 0:
+                grad[0, 0] = 1e20
+        optimizer.step()
+        twin.step()
+    assert taken
+    assert ours[0].isfinite().all()
+    torch.testing.assert_close(ours[0], twins[0], rtol=1e-5, atol=1e-5)
+
+
 def test_adamp_with_nesterov_has_the_body(taken: list[int]) -> None:
     params = parameters(shapes=[(3, 11_001)])
     run(AdamP(params, nesterov=True), params, range(1))

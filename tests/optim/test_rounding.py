@@ -4,13 +4,14 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cases_optim import Make, assert_same, every, give_gradients, parameters, through_bytes
 from ravine.errors import UserError
-from ravine.optim import SGD, Adam, Momentum, RuleOptimizer, convert
+from ravine.optim import SGD, Adam, AdamP, Momentum, RMSProp, RuleOptimizer, convert
 from ravine.optim.rounding import draws, to_bfloat16
 
 CPU = torch.device("cpu")
@@ -164,18 +165,59 @@ def test_a_sparse_gradient_is_rounded_too() -> None:
     assert set(param.detach().float().flatten().tolist()) == {1.0, 1.0 + 2**-7}
 
 
-def test_loading_takes_the_rounding_of_the_file_and_keeps_ours_where_it_has_none() -> None:
-    saved = Momentum(halves()).state_dict()
-    optimizer = Momentum(halves())
+def test_loading_takes_the_rounding_of_a_file_that_has_one() -> None:
+    optimizer, other = Momentum(halves()), Momentum(halves())
     optimizer.round_stochastically(5)
-    for group in saved["param_groups"]:
+    without = Momentum(halves()).state_dict()
+    older = Momentum(halves()).state_dict()
+    for group in older["param_groups"]:
         del group["rounding"]
-    optimizer.load_state_dict(saved)
-    assert optimizer.param_groups[0]["rounding"] == 5
-    optimizer.load_state_dict(torch.optim.SGD(halves(), lr=0.1, momentum=0.9).state_dict())
-    assert optimizer.param_groups[0]["rounding"] == 5
-    optimizer.load_state_dict(Momentum(halves()).state_dict())
-    assert optimizer.param_groups[0]["rounding"] is None
+    for saved in (without, older, torch.optim.SGD(halves(), lr=0.1, momentum=0.9).state_dict()):
+        optimizer.load_state_dict(saved)
+        assert optimizer.param_groups[0]["rounding"] == 5
+    other.round_stochastically(np.int64(6))  # type: ignore[arg-type]  # whoever has it from numpy
+    optimizer.load_state_dict(through_bytes(other.state_dict()))
+    assert optimizer.param_groups[0]["rounding"] == 6
+
+
+def test_an_optimizer_pickled_before_there_was_rounding_goes_on() -> None:
+    optimizer = Momentum(halves())
+    del optimizer.param_groups[0]["rounding"]
+    again = copy.deepcopy(optimizer)
+    run(again, again.param_groups[0]["params"], range(1))
+    again.load_state_dict(again.state_dict())
+
+
+def test_a_group_added_later_is_rounded_and_none_ends_it() -> None:
+    first, later = (torch.ones(2_000, dtype=torch.bfloat16).requires_grad_() for _ in range(2))
+    optimizer = SGD([first], lr=1e-3)
+    optimizer.round_stochastically()
+    optimizer.add_param_group({"params": [later]})
+    for param in (first, later):
+        param.grad = -torch.ones_like(param)
+    optimizer.step()
+    assert set(first.tolist()) == set(later.tolist()) == {1.0, 1.0 + 2**-7}
+    assert not torch.equal(first, later)
+    optimizer.round_stochastically(None)
+    before = first.detach().clone()
+    optimizer.step()
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("make", [RMSProp, AdamP])
+def test_a_compiled_optimizer_rounds_as_one_that_is_not(make: Make) -> None:
+    shapes: list[tuple[int, ...]] = [(64, 64)] * 20  # together they are large
+    ours, twins = (parameters(dtype=torch.bfloat16, shapes=shapes) for _ in range(2))
+    optimizer, twin = make(ours), make(twins)
+    twin.compile(lambda graph, examples: graph)
+    for each, params in ((optimizer, ours), (twin, twins)):
+        each.round_stochastically()
+        run(each, params, range(3))
+    assert_same(ours, twins)
+
+
+class Own(torch.nn.Parameter):
+    """A subclass of its own."""
 
 
 def test_another_form_goes_on_with_the_draws() -> None:
@@ -200,7 +242,11 @@ def test_wrong_use_gets_a_sentence() -> None:
     params = optimizer.param_groups[0]["params"]
     give_gradients(params, 0)
     torch._dynamo.reset()
-    with pytest.raises(UserError, match=r"torch\.compile"):
+    with pytest.raises(UserError, match=r"within torch\.compile"):
         torch.compile(optimizer.step, backend="eager")()
+    params[0].__class__ = Own
+    with pytest.raises(UserError, match="sharded"):
+        optimizer.step()
+    assert optimizer.param_groups[0]["step"] == 0
     with pytest.raises(UserError, match="no option 'rounding'"):
         Momentum([{"params": halves(), "rounding": 3}])

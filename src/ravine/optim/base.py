@@ -43,8 +43,8 @@ class RuleOptimizer(torch.optim.Optimizer):
       rule that looks at rows (`Rule.elementwise` off) raises `UserError`; so do integers.
     - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
       where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
-    - Where torch has a kernel of the rule, it steps contiguous parameters on the CPU in float32 and float64
-      (`ravine.optim.kernels`); all others are stepped by the body of the rule.
+    - Where torch has a kernel of the rule, or of most of it, it steps contiguous parameters on the CPU in float32 and
+      float64 (`ravine.optim.kernels`); all others are stepped by the body of the rule.
     - `compile`, and ``torch.compile(optimizer.step)``, make one graph, while any hyper-parameter changes.
     """
 
@@ -69,6 +69,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it, and it is no option of ours
+        for group in self.param_groups:
+            group.setdefault("rounding", None)  # from before there was any
         self._readings, self._arranged, self._held, self._room = {}, {}, [], Room()
         self._copied, self._program = [], None
 
@@ -123,6 +125,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         if not param.is_floating_point() and not (alike and param.dtype in (torch.complex64, torch.complex128)):
             kinds = "real or complex" if alike else "real"
             raise UserError(f"{type(self).__name__} steps parameters of {kinds} numbers, not of {param.dtype}")
+        if param.is_conj():
+            raise UserError("a parameter is a conjugate that was never written down: give that of x.resolve_conj()")
 
     def _read(self, place: int, group: Group) -> dict[str, float]:
         """The hyper-parameters of a group's next step, as at the last one if nobody has touched the group."""
@@ -204,8 +208,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         """One step that is not traced."""
-        called, taken = self._prepare("graph" if self._program else "eager")
-        if taken and (self._program is None or not self._program.step(taken)):  # first: a compiler may fail
+        program = None if any(group["rounding"] is not None for group in self.param_groups) else self._program
+        called, taken = self._prepare("graph" if program else "eager")
+        if taken and (program is None or not program.step(taken)):  # first: a compiler may fail
             stream(taken)
         for each in called:
             each.step()
@@ -221,23 +226,37 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         self._program = Program(compiler)
 
-    def round_stochastically(self, seed: int = 0) -> None:
+    def round_stochastically(self, seed: int | None = 0) -> None:
         """Write bfloat16 parameters rounded up or down at random from now on, so that small steps are not lost.
 
         P(up) is the distance from the number below over that between both, so the mean is what was to be written; the
-        state is float32 as ever. Other parameters are not rounded. The draws are a function of the seed and of the
-        steps taken: both are in the checkpoint, and a resumed run is the unbroken one bit by bit. A step is eager then,
-        also after `compile`. `UserError` if there is no parameter in bfloat16, if one of them is no plain tensor, or
-        if the seed is no natural number.
+        state is float32 as ever. Other parameters are not rounded; a group that is added later is. The draws are a
+        function of the seed, of the steps taken and of the order of the parameters. Seed and steps are in the
+        checkpoint, so a resumed run is the unbroken one bit by bit; a checkpoint without rounding leaves it as it is.
+        With None for the seed they are rounded to the nearest again.
+
+        Every step is eager then, also after `compile`, and one within ``torch.compile`` raises `UserError`, as does one
+        of sharded parameters. `UserError` if there is no parameter in bfloat16, or if the seed is no natural number.
         """
-        require_count("the seed", seed, 0)
-        halves = [param for group in self.param_groups for param in group["params"] if param.dtype == torch.bfloat16]
+        if seed is not None:
+            require_count("the seed", seed, 0)
+            if not any(param.dtype == torch.bfloat16 for group in self.param_groups for param in group["params"]):
+                raise UserError(f"{type(self).__name__} steps no parameter in bfloat16, which could be rounded")
+        for group in self.param_groups:
+            group["rounding"] = None if seed is None else int(seed)
+
+    def _rounding(self, place: int, group: Group, way: Way) -> tuple[int, ...] | None:
+        """The key of the draws of a group's next step, if it rounds at random."""
+        if group["rounding"] is None:
+            return None
+        halves = [param for param in group["params"] if param.dtype == torch.bfloat16]
         if not halves:
-            raise UserError(f"{type(self).__name__} steps no parameter in bfloat16, which could be rounded")
+            return None
+        if way == "traced":
+            raise UserError("within torch.compile nothing is rounded at random: call optimizer.step() outside of it")
         if not all(map(plain, halves)):
             raise UserError("only parameters that are plain tensors are rounded at random, not sharded ones")
-        for group in self.param_groups:
-            group["rounding"] = seed
+        return group["rounding"], place, group["step"]
 
     def _prepare(self, way: Way) -> tuple[list[Called], list[Taken]]:
         """The Python half of a step: what torch's kernels step, and what the rules do.
@@ -272,15 +291,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _given(self, place: int, group: Group, way: Way) -> Given:
         """The parameters of a group that have a gradient."""
-        seed = group.get("rounding")  # a group from an older file has none
-        if seed is not None and way == "traced":
-            raise UserError("torch.compile(optimizer.step) would round no number at random: leave that out")
-        rounding = None if seed is None else (seed, place, group["step"])
         params: list[Tensor] = group["params"]
         grads = [grad for param in params if (grad := param.grad) is not None]
         if len(grads) < len(params):
             params = [param for param in params if param.grad is not None]
-        return Given(self.rule_of(group), params, grads, self.state, way, rounding)
+        return Given(self.rule_of(group), params, grads, self.state, way, self._rounding(place, group, way))
 
     def _arrangements(self, given: list[Given]) -> list[Arrangement]:
         """What is given to each group, arranged as at the last step where nothing has changed."""

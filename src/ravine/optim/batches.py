@@ -102,18 +102,18 @@ class Whole:
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
-        if grad.layout is not torch.strided:
-            grad = grad.to_dense()
+        grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
         if not grad.is_complex():
             return self.param, grad, *self.slots
-        return tuple(real(tensor) for tensor in (self.param, grad.resolve_conj(), *self.slots))
+        return tuple(real(tensor) for tensor in (self.param, grad, *self.slots))
 
     def scatter(self) -> None: ...
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         param, grad = self.param, grads[self.place]
         of_grad = grad.stride() if grad.layout is torch.strided else None
-        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, *self.fixed
+        resolved = grad.is_conj(), grad.is_neg()  # a copy, which may lie otherwise
+        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, *resolved, *self.fixed
 
 
 class Rows:
@@ -290,7 +290,7 @@ class Taken(NamedTuple):
     def kind(self) -> tuple[Any, ...] | None:
         """All that a graph of the step depends on; None if it is not worth a graph."""
         layouts = [source.layout(self.grads) for source in self.sources]
-        if None in layouts or self.common.draws is not None:
+        if None in layouts:
             return None
         common = self.common
         return common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts

@@ -95,8 +95,9 @@ def _adapted(optimizer: RuleOptimizer, group: Group, saved: Group) -> Group:
             raise UserError(f"the saved state is from an optimizer without {name!r}, which {owner} needs")
     schedules = _schedules(owner, group, saved["schedules"]) if version else group["schedules"]
     kept.pop("version", None)
-    ours_now = {name: group[name] for name in (*options, "rounding")}
-    return {**ours_now, **kept, "rule": rule, "schedules": schedules}
+    rounding = group["rounding"] if kept.get("rounding") is None else kept["rounding"]
+    kept |= {"rule": rule, "schedules": schedules, "rounding": rounding}
+    return {**{name: group[name] for name in options}, **kept}
 
 
 def _schedules(owner: str, group: Group, saved: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +138,10 @@ def _check_shapes(optimizer: RuleOptimizer, saved: dict[str, Any]) -> None:
     for position, (rule, param, state) in enumerate(_triples(optimizer, saved)):
         for name in rule.slots:
             value = state.get(name)
+            if value is not None and value.is_complex() and not param.is_complex():
+                raise UserError(
+                    f"the saved {name} of parameter {position} is of complex numbers, and the parameter is not"
+                )
             if value is not None and value.shape != param.shape:
                 raise UserError(
                     f"the saved {name} of parameter {position} has shape {tuple(value.shape)}, and the parameter "

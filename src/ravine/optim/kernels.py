@@ -8,7 +8,8 @@ has none for a parameter whose gradient is late. Here half precision has the bod
 Nor do the kernels look at shapes, or tell autograd of what they write: the caller sees to both.
 
 Torch has no kernel of RMSProp, NAdam and AdamP, but that of Adam does most of their work: `SHORTCUTS`. They take a
-block at a time, as the bodies do.
+block at a time, as the bodies do. Where the square of a gradient overflows they go on as torch's optimizers do, for it
+is multiplied by 1 - beta2 before; the bodies end in infinity.
 """
 
 from __future__ import annotations
@@ -211,7 +212,7 @@ def _nadam(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
     """``fresh g + past m``, where m has seen g, is the m before that moved towards g, but for its length."""
     mean, gain, fresh, past = state["exp_avg"], *(float(c[name]) for name in ("gain1", "fresh", "past"))
     direction, length = state["direction"].copy_(mean), fresh + past
-    keep = past * (1 - gain) / length if length else 0.0
+    keep = past * (1 - gain) / length
     mean.lerp_(grad, gain)
     lr = float(c["lr"]) * length
     _divided(param, grad, direction, state["exp_avg_sq"], lr=lr, keep=keep, gain=c["gain2"], eps=c["eps"])
@@ -233,7 +234,7 @@ SHORTCUTS: Mapping[type[Rule], Shortcut] = {
 def shortcut_of(rule: Rule, tensors: tuple[Tensor, ...]) -> Shortcut | None:
     """The shortcut of a rule that may be taken with these: the parameter, its gradient, its slots and its room, if any.
 
-    Only a large tensor has one, so that gathering small ones does not change how they are rounded.
+    Only what is larger than a gathered piece: small tensors would be rounded otherwise alone than together.
     """
     shortcut = SHORTCUTS.get(type(rule)) if tensors[0].numel() > LARGE else None
     if shortcut is None or (isinstance(rule, rules.AdamP) and rule.nesterov) or not takes(tensors):
