@@ -107,9 +107,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group as in torch, once its names and values are checked."""
         check_names(type(self).__name__, param_group, self.defaults)
         whole = {**self.defaults, **param_group}
-        super().add_param_group(
-            {**param_group, "rule": self.rule_of(whole).name, "schedules": {}, "step": 0, "rounding": None}
-        )
+        rounding = self.param_groups[0]["rounding"] if self.param_groups else None
+        new = {"rule": self.rule_of(whole).name, "schedules": {}, "step": 0, "rounding": rounding}
+        super().add_param_group({**param_group, **new})
         group = self.param_groups[-1]
         try:
             for param in group["params"]:
