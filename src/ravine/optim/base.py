@@ -108,7 +108,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_names(type(self).__name__, param_group, self.defaults)
         whole = {**self.defaults, **param_group}
         rounding = self.param_groups[0]["rounding"] if self.param_groups else None
-        new = {"rule": self.rule_of(whole).name, "schedules": {}, "step": 0, "rounding": rounding}
+        new: Group = {"rule": self.rule_of(whole).name, "schedules": {}, "step": 0, "rounding": rounding}
         super().add_param_group({**param_group, **new})
         group = self.param_groups[-1]
         try:
