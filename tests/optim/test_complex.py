@@ -157,7 +157,7 @@ def test_a_checkpoint_goes_on_bit_by_bit() -> None:
     assert all(torch.equal(param, copy) for param, copy in zip(ours, copies, strict=True))
 
 
-@alike
+@pytest.mark.parametrize("make", [Momentum, SNGM, Adam])
 def test_one_graph_steps_complex_parameters(make: Make) -> None:
     torch._dynamo.reset()
     graphs: list[object] = []
