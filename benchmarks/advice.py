@@ -254,7 +254,8 @@ SCORE = {
 # minutes; so nets that classify and recur are judged by their loss, on fewer rows. After the first 17 cells the list of
 # those to come was cut by a half, for time. All that were decided of the first 31 were `equal`, so six cells of whole
 # batches or longer budgets were added to the list, where momentum should pay; none of these had run. Their data must be
-# fetched. When all had run, the rate of the recommended momentum was lowered, and the fifteen cells with momentum ran anew.
+# fetched. When all had run, the rate of the recommended momentum was lowered, and the fifteen cells for which momentum
+# is recommended ran anew.
 FIT = {
     "noisy-quadratic": Grid(noisy_quadratic, each((1, 16, 512), (50, 500))),
     "wide-quadratic": Grid(wide_quadratic, each((1, 64, 512), (50, 500))),
