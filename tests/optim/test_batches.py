@@ -28,6 +28,7 @@ from ravine.optim import (
     RMSProp,
     SignSGD,
     batches,
+    sources,
 )
 
 
@@ -45,7 +46,7 @@ def test_packed_is_unpacked(make: Make, dtype: torch.dtype, monkeypatch: pytest.
     options = {"lr": 0.1, "weight_decay": 0.1, "maximize": True}
     first = make(packed, **options)
     run(first, packed, range(4))
-    monkeypatch.setattr(batches, "SMALL", 0)
+    monkeypatch.setattr(sources, "SMALL", 0)
     second = make(alone, **options)
     run(second, alone, range(4))
     for a, b in zip(packed, alone, strict=True):
@@ -55,19 +56,19 @@ def test_packed_is_unpacked(make: Make, dtype: torch.dtype, monkeypatch: pytest.
 
 
 def test_the_small_and_only_the_small_are_packed() -> None:
-    params = parameters(shapes=[(9,), (batches.SMALL + 1,), (batches.SMALL,), (7, 3)])
+    params = parameters(shapes=[(9,), (sources.SMALL + 1,), (sources.SMALL,), (7, 3)])
     optimizer = QHM(params)
     run(optimizer, params, range(1))
     (part,) = optimizer._arranged[0].parts
     pack, whole = part.sources
-    assert isinstance(pack, batches.Pack)
-    assert isinstance(whole, batches.Whole)
-    assert [p.numel() for p in pack.params] == [9, batches.SMALL, 21]
+    assert isinstance(pack, sources.Pack)
+    assert isinstance(whole, sources.Whole)
+    assert [p.numel() for p in pack.params] == [9, sources.SMALL, 21]
     assert whole.place == 1
-    assert [batches.runs(params, 30)] != []
-    assert list(batches.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
-    assert list(batches.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
-    assert list(batches.runs([], 30)) == []
+    assert [sources.runs(params, 30)] != []
+    assert list(sources.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
+    assert list(sources.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
+    assert list(sources.runs([], 30)) == []
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters
-from ravine.optim import OF_RULE, QHM, SNGM, Momentum, NAdam, RMSProp, RuleOptimizer, SignSGD, batches
+from ravine.optim import OF_RULE, QHM, SNGM, Momentum, NAdam, RMSProp, RuleOptimizer, SignSGD, sources
 from ravine.optim import compiled as program
 from ravine.optim.compiled import GRAPHS
 
@@ -91,7 +91,7 @@ def test_a_step_compiled_in_place_is_exactly_one_graph(rule: str) -> None:
 
 @ways
 def test_packs_and_large_tensors_are_one_graph_and_few_nodes(compiled: Compile) -> None:
-    shapes = [(k % 7 + 1, 3) for k in range(60)] + [(batches.SMALL + 1,)]
+    shapes = [(k % 7 + 1, 3) for k in range(60)] + [(sources.SMALL + 1,)]
     assert len(assert_one_graph(NAdam, compiled, shapes, 12).graph.nodes) < 80
 
 
@@ -215,7 +215,7 @@ def test_few_sets_of_gradients_have_graphs_and_all_are_stepped() -> None:
 
 def test_more_tensors_than_a_graph_may_have_are_stepped_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "PIECES", 1)
-    shapes = [(batches.SMALL, 2)] * 2
+    shapes = [(sources.SMALL, 2)] * 2
     assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give_gradients, 3) == 0
 
 
@@ -229,7 +229,7 @@ def test_a_new_layout_of_parameters_or_gradients_has_a_graph_of_its_own() -> Non
         if step == 4:
             param.data = param.data.t().contiguous().t()
 
-    shapes = [(batches.SMALL, 2)]
+    shapes = [(sources.SMALL, 2)]
     assert steps_as_eager(parameters(shapes=shapes), parameters(shapes=shapes), give, 6) == 3
 
 

@@ -18,10 +18,11 @@ from torch.optim.optimizer import ParamsT
 from ravine.errors import UserError
 from ravine.optim import checkpoint
 from ravine.optim.arithmetic import Batch, Room, advance
-from ravine.optim.batches import Arrangement, Called, Given, Source, Taken, Way, copied, gathered, same, stream
+from ravine.optim.batches import Arrangement, Called, Given, Taken, Way, copied, gathered, same, stream
 from ravine.optim.compiled import Compiler, Program
 from ravine.optim.groups import Group, Reading, check_edits, check_names, checks_words, number, unpacked
 from ravine.optim.kernels import plain
+from ravine.optim.sources import Source
 from ravine.rules.base import Hyper, Rule
 from ravine.schedules import Schedule
 from ravine.schedules.base import require_count

@@ -1,10 +1,7 @@
 """What a step needs of the parameters and their state, kept from step to step while nothing changes.
 
-Where torch has a kernel, one call of it steps all parameters that step alike. Else small tensors cost more to call
-than to compute. So those that step alike are gathered into one piece, stepped as one tensor and scattered again: three
-copies a tensor, not a call for each operation of the rule, and the graph of a compiled step does not grow with them.
-Their state lives in such pieces, of which the tensors in ``optimizer.state`` are parts. A piece is flat, or a stack of
-tensors of one shape for a rule that looks at shapes: a stack of runs to it.
+Where torch has a kernel, one call of it steps all parameters that step alike. The pieces of the others come from
+`ravine.optim.sources`.
 """
 
 from __future__ import annotations
@@ -14,16 +11,16 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import groupby
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
-from ravine.optim.kernels import Kernel, kernel_of, plain, takes
+from ravine.optim.kernels import Kernel, kernel_of, takes
 from ravine.optim.rounding import draws
+from ravine.optim.sources import Pack, Rows, Source, Whole, in_row, joined, may_pack, runs, state_dtype, working_dtype
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]
@@ -31,26 +28,9 @@ State: TypeAlias = dict[str, Tensor]
 Way: TypeAlias = Literal["eager", "graph", "traced"]
 """How a step is taken: piece by piece, by a graph of our own, or within one that ``torch.compile`` makes."""
 
-SMALL = 8 * 1024
-"""Elements of the largest tensor that is gathered with others."""
 
 PIECE = 32 * 1024
 """Elements that are gathered into one piece, so that it stays in the cache until it is scattered."""
-
-
-def state_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of the state: float32 for half precision, else that of the parameter."""
-    return torch.float32 if param.dtype in (torch.float16, torch.bfloat16) else param.dtype
-
-
-def working_dtype(param: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic: that of the state, whose complex numbers are two real ones to it."""
-    return state_dtype(param).to_real()
-
-
-def real(tensor: Tensor) -> Tensor:
-    """A tensor as the rules see it: complex numbers as their real and imaginary parts, side by side."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def begin(rule: Rule, param: Tensor, state: State) -> None:
@@ -79,153 +59,9 @@ def coefficients(
     return dict(zip(c, values.unbind(), strict=True)), values, {name: c[name] for name in rule.scalars}
 
 
-class Source(Protocol):
-    """Where a piece comes from, and goes to."""
-
-    def gather(self, grads: Sequence[Tensor]) -> Piece:
-        """Parameter, gradient and state, to be stepped in place; ``grads`` are those of the group."""
-
-    def scatter(self) -> None:
-        """Write what was stepped to where it belongs, if it was a copy."""
-
-    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...] | None:
-        """Shapes, strides and dtypes that a graph of the step depends on; None if it is not worth a graph."""
-
-
-class Whole:
-    """One parameter as it is, complex numbers as pairs of real ones; a sparse gradient is made dense."""
-
-    def __init__(self, given: Given, place: int) -> None:
-        self.place, self.param = place, given.params[place]
-        self.slots = [given.state[self.param][name] for name in given.rule.slots]
-        self.fixed = (self.param.dtype, *(slot.stride() for slot in self.slots))
-
-    def gather(self, grads: Sequence[Tensor]) -> Piece:
-        grad = grads[self.place]
-        grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
-        if not grad.is_complex():
-            return self.param, grad, *self.slots
-        return tuple(real(tensor) for tensor in (self.param, grad, *self.slots))
-
-    def scatter(self) -> None: ...
-
-    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-        param, grad = self.param, grads[self.place]
-        of_grad = grad.stride() if grad.layout is torch.strided else None
-        resolved = grad.is_conj(), grad.is_neg()  # a copy, which may lie otherwise
-        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, *resolved, *self.fixed
-
-
-class Rows:
-    """The rows of a parameter that its sparse gradient has, for a rule that leaves the others alone."""
-
-    def __init__(self, whole: Whole) -> None:
-        self.whole = whole
-
-    def gather(self, grads: Sequence[Tensor]) -> Piece:
-        grad = grads[self.whole.place].coalesce()
-        self.rows = tuple(grad.indices())
-        self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.slots))
-        return tuple(real(tensor) for tensor in (self.point, grad.values().contiguous(), *self.slots))
-
-    def scatter(self) -> None:
-        for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
-            tensor.index_put_(self.rows, part)
-
-    def layout(self, grads: Sequence[Tensor]) -> None:
-        """The number of rows may be another at every step."""
-
-
-class Pack:
-    """Small parameters as one piece. ``point``, ``slope``: flat room for parameter and gradient."""
-
-    def __init__(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> None:
-        self.places, self.params = places, [given.params[k] for k in places]
-        size = sum(param.numel() for param in self.params)
-        shape = (size,) if given.rule.elementwise else (len(places), *self.params[0].shape)
-        self.point, self.slope = point[:size].view(shape), slope[:size].view(shape)
-        self.points = parts(point[:size], self.params)
-        self.cuts = list(neighbours(self.params))
-        self.into_point, self.into_slope = (rows(room[:size], self.params, self.cuts) for room in (point, slope))
-        self.slots = [
-            joined([given.state[param][name] for param in self.params], torch.empty_like(point[:size])).view(shape)
-            for name in given.rule.slots
-        ]
-
-    def gather(self, grads: Sequence[Tensor]) -> Piece:
-        for cut, point, slope in zip(self.cuts, self.into_point, self.into_slope, strict=True):
-            together(self.params[cut], point)
-            together([grads[k] for k in self.places[cut]], slope)
-        return self.point, self.slope, *self.slots
-
-    def scatter(self) -> None:
-        torch._foreach_copy_(self.params, self.points)
-
-    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-        return (self.point.shape,)
-
-
-def in_row(tensor: Tensor) -> tuple[int, ...]:
-    """What tensors have in common that can be put one after the other: all but the length of the first dimension."""
-    return tensor.dim(), *tensor.shape[1:]
-
-
-def neighbours(tensors: Sequence[Tensor]) -> Iterator[slice]:
-    """The longest runs of tensors that can be put one after the other in one call."""
-    first = 0
-    for _, run in groupby(tensors, in_row):
-        last = first + sum(1 for _ in run)
-        yield slice(first, last)
-        first = last
-
-
-def rows(whole: Tensor, tensors: Sequence[Tensor], cuts: Sequence[slice]) -> list[Tensor]:
-    """The parts of a flat tensor into which each of the runs goes."""
-    shapes = [(sum(len(one) if one.dim() else 1 for one in tensors[cut]), *tensors[cut][0].shape[1:]) for cut in cuts]
-    room = torch.split_with_sizes(whole, [math.prod(shape) for shape in shapes])
-    return [part.view(shape) for part, shape in zip(room, shapes, strict=True)]
-
-
-def together(tensors: list[Tensor], whole: Tensor) -> None:
-    """Copy tensors into ``whole``, one after the other: less than half the time of a copy of each."""
-    join = torch.cat if tensors[0].dim() else torch.stack
-    join(tensors, out=whole)
-
-
-def joined(tensors: Sequence[Tensor], whole: Tensor) -> Tensor:
-    """``whole``, of which the given tensors are parts from now on: the same objects to whoever holds them."""
-    for part, tensor in zip(parts(whole, tensors), tensors, strict=True):
-        part.copy_(tensor)
-        tensor.data = part
-    return whole
-
-
-def parts(whole: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The parts of a flat tensor that belong to the given tensors, in their shapes."""
-    cuts = torch.split_with_sizes(whole, [tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(cuts, tensors, strict=True)]
-
-
-def may_pack(param: Tensor, grad: Tensor) -> bool:
-    """Whether a parameter and its gradient may be gathered with others, and gain by it."""
-    return plain(param) and not param.is_complex() and grad.layout is torch.strided and param.numel() <= SMALL
-
-
 def in_line(grad: Tensor) -> bool:
     """Whether the elements of a gradient lie one after the other in memory."""
     return grad.layout is torch.strided and grad.is_contiguous()
-
-
-def runs(params: Sequence[Tensor], limit: float) -> Iterator[slice]:
-    """Runs of parameters that have at most ``limit`` elements together, or are alone."""
-    first, size = 0, 0
-    for k, param in enumerate(params):
-        if k > first and size + param.numel() > limit:
-            yield slice(first, k)
-            first, size = k, 0
-        size += param.numel()
-    if params:
-        yield slice(first, len(params))
 
 
 class Given(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ravine.errors import UserError
-from ravine.optim.batches import SMALL, state_dtype
 from ravine.optim.groups import OTHERS, Group, unpacked
+from ravine.optim.sources import SMALL, state_dtype
 from ravine.rules.base import Rule, hint
 from ravine.schedules import from_dict, to_dict
 

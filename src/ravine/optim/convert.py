@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from ravine.errors import UserError
-from ravine.optim.batches import state_dtype
 from ravine.optim.groups import Group
 from ravine.optim.momentum import Momentum, Nesterov
+from ravine.optim.sources import state_dtype
 from ravine.schedules.base import Setting, at
 from ravine.schedules.forms import Form, convert_settings
 
