@@ -1,18 +1,16 @@
-"""Gradients and seconds to a stated training error: NAG, Adam, Hessian-free and its momentum-like variant in one study.
+"""Cost to a stated training error: NAG, Adam, Hessian-free and its momentum-like variant on `curves`, in one study.
 
-    python benchmarks/hessian_free_study.py [--scale quick|evening] [--study DIR] [--targets 3 2 1.5]
+    python benchmarks/hessian_free_study.py [--study DIR] [--targets 10 7 3] [--workers 1]
 
-A study as `ravine compare` makes it: every method tuned alike, the winners on fresh seeds, one batch size for all, a
-step one gradient on a batch, a Hessian-free step shown only when all its passes are paid for. The problem's validation
-and test rows are its training rows, so that what is tuned for and reported is training error. The quick scale is the
-digits autoencoder on 512 of its 1,437 rows, about half an hour of one core; the evening's is `curves-small` on a
-quarter of its 2,000 rows, about three hours (380,000 and 504,000 gradients; `OMP_NUM_THREADS=1`). A study that was
-stopped goes on, and a finished one is only evaluated again, for other targets say.
+Every method trains the autoencoder `curves-small` at the same cost, counted in gradients of the whole training set, all
+passes included (`ravine.hessian_free.Step.cost`). The first-order methods spend it on small batches, momentum-like
+Hessian-free on larger ones, classic on the whole set. The learning rate (1 / damping at the start of the Hessian-free
+ones) is the best of a grid, by the error at the end, on a seed that no result is judged on. About an hour of one core.
+A study that was stopped goes on, and a finished one is only evaluated again, for other targets say.
 
-From the stored runs of each winner: on how many seeds it reached an error, after how many gradients (the mean of
-min(time, all gradients)), and how much sooner than NAG, as the geometric mean of the paired ratios with Student's
-interval over seeds (`ravine.study.targets`). Seconds are gradients times the seconds of one, measured alone: their
-intervals cover the seeds, not the clock.
+For each error: on how many seeds a method reached it, after how much (the mean of min(cost, all)), and how much sooner
+than NAG, as the geometric mean of the paired ratios with Student's interval over seeds (`ravine.study.targets`).
+Seconds are gradients times the seconds of one, of a run trained alone: their intervals cover the seeds, not the clock.
 """
 
 import argparse
@@ -24,118 +22,160 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-import ravine
-from ravine.claims.sutskever.autoencoders import judged_on_training
-from ravine.claims.sutskever.second_order import digits_autoencoder
+from ravine.claims.laboratory import STUDY_SEED, Arm, Laboratory, Runs
+from ravine.claims.sutskever.autoencoders import autoencoder_momentum, judged_on_training
+from ravine.claims.sutskever.second_order import FIRST, classic, momentum_like
 from ravine.problems import Problem
-from ravine.problems.autoencoders import ERROR
 from ravine.problems.curves import small_curves_autoencoder
-from ravine.study import Comparison
+from ravine.study import worker
 from ravine.study.declare import machine, versions
+from ravine.study.engine import LocalEngine
+from ravine.study.store import Store
 from ravine.study.targets import Target, TimeContrast, contrast_times
 
-METHODS = ("nesterov", "adam", "hessian-free", "momentum-hessian-free")
-BASELINE = METHODS[0]
+NAG_MOMENTUM = 0.99
+DAMPINGS = (0.1, 1.0, 10.0)
+"""1 / damping at the start."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A problem, and what a study of it may cost."""
+    """A problem, what a run may cost in gradients of its whole training set, and what its targets are.
+
+    small, large: batches of the first-order methods and of the momentum-like one, which takes `few` steps of conjugate
+    gradients an update; the classic one takes at most `many`, on all rows. Batches divide the rows, and the cost is in
+    hundreds, so that all methods are evaluated after the same hundredths of it.
+    """
 
     make: Callable[[], Problem]
-    batch_size: int
     gradients: int
-    trials: int
+    small: int
+    large: int
+    few: int
+    many: int
+    nag_rates: tuple[float, ...]
+    adam_rates: tuple[float, ...]
     seeds: int
     targets: tuple[float, ...]
 
 
-SCALES = {
-    "quick": Scale(digits_autoencoder, 512, 1_500, 8, 5, (4.0, 3.0, 2.0)),
-    "evening": Scale(small_curves_autoencoder, 500, 2_000, 8, 5, (10.0, 5.0, 2.0)),
-}
+SCALE = Scale(
+    small_curves_autoencoder,
+    gradients=2_000,
+    small=200,
+    large=500,
+    few=10,
+    many=250,
+    nag_rates=(0.02, 0.01, 0.005),
+    adam_rates=(0.01, 0.003, 0.001),
+    seeds=5,
+    targets=(10.0, 7.0, 3.0),
+)
 
 
-def constant(step: int) -> float:
-    """A schedule, so that the study makes no runs for a quarter and half of the budget beside: nobody asks for them."""
-    return 1.0
+@dataclass(frozen=True)
+class Method:
+    """How a method trains: rows of a batch, learning rate -> arm, and the learning rates that it tries."""
+
+    rows: int
+    of: Callable[[float], Arm]
+    rates: Sequence[float]
 
 
-def studied(scale: Scale, directory: Path) -> Comparison:
-    """The study in a directory, begun or gone on with."""
-    of = replace(judged_on_training(scale.make()), schedule=constant)
-    if directory.exists():
-        return ravine.resume(directory, problem=of)
-    return ravine.compare(
-        of,
-        METHODS,
-        baseline=BASELINE,
-        steps=scale.gradients,
-        batch_size=scale.batch_size,
-        trials=scale.trials,
-        tuning_seeds=1,
-        seeds=scale.seeds,
-        margin=0.05,
-        out=directory,
-    )
+def methods(scale: Scale, rows: int) -> dict[str, Method]:
+    """Every method by its name, the baseline first."""
+    updates = scale.gradients * rows // scale.small
 
+    def nag(lr: float) -> Arm:
+        return Arm("NAG", "sutskever-nesterov", {"lr": lr, "momentum": autoencoder_momentum(NAG_MOMENTUM, updates)})
 
-def scores(comparison: Comparison, method: str) -> tuple[list[int], NDArray[np.float64]]:
-    """(evaluation steps, minus the training error at them (seeds, evaluations)) of a method's winner, seed by seed.
+    def adam(lr: float) -> Arm:
+        return Arm("Adam", "adam", {"lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8})
 
-    Runs of fewer steps, such as probes, are left out.
-    """
-    settings: Mapping[str, float] = comparison.verdict["methods"][method]["settings"]
-    judged = comparison.runs.filter(
-        pl.col(f"test_{ERROR}").is_not_null(),
-        pl.col("steps") == pl.col("steps").max(),
-        pl.col("method") == method,
-        *((pl.col(name) == value for name, value in settings.items())),
-    ).sort("seed")
-    steps = max(judged["step"].to_list(), key=len)
-    rows = [[-math.inf if error is None else -error for error in row] for row in judged[f"test_{ERROR}"].to_list()]
-    return list(steps), np.array([row + [-math.inf] * (len(steps) - len(row)) for row in rows])
-
-
-def summary(comparison: Comparison, targets: Sequence[float]) -> list[Row]:
-    """A row for each target and method."""
-    curves = {method: scores(comparison, method) for method in METHODS}
-    steps = max((found[0] for found in curves.values()), key=len)
-    whole = {
-        method: np.pad(rows, ((0, 0), (0, len(steps) - rows.shape[1])), constant_values=-math.inf)
-        for method, (_, rows) in curves.items()
+    few = momentum_like("momentum-like HF", scale.few, FIRST)
+    return {
+        "NAG": Method(scale.small, nag, scale.nag_rates),
+        "Adam": Method(scale.small, adam, scale.adam_rates),
+        "momentum-like HF": Method(scale.large, few, DAMPINGS),
+        "classic HF": Method(rows, classic(scale.many), DAMPINGS),
     }
-    seconds = {method: comparison.cost[method]["seconds_per_step"] for method in METHODS}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The runs of a method on the seeds that judge, its learning rate; steps and seconds of a gradient of all rows."""
+
+    runs: Runs
+    rate: float
+    steps: int
+    seconds: float
+
+    def costs(self) -> list[int]:
+        """After how many gradients of all rows its runs were evaluated."""
+        return [step // self.steps for step in max(self.runs.frame["step"].to_list(), key=len)]
+
+    def scores(self) -> NDArray[np.float64]:
+        """Minus the training error (seeds, evaluations); after its divergence a run has the worst."""
+        rows = self.runs.frame.sort("seed")[f"validation_{self.runs.endpoint}"].to_list()
+        width = len(self.costs())
+        known = [[-math.inf if error is None else -error for error in row] for row in rows]
+        return np.array([row + [-math.inf] * (width - len(row)) for row in known])
+
+
+def trained(laboratory: Laboratory, scale: Scale) -> dict[str, Trained]:
+    """Every method, tuned and trained."""
+    whole = judged_on_training(scale.make())
+    rows = len(whole.train[0])
+    found = {}
+    for name, method in methods(scale, rows).items():
+        problem = replace(whole, batch_size=method.rows, name=f"{whole.name}, batches of {method.rows}")
+        steps = rows // method.rows
+        whole_run = scale.gradients * steps
+        rate = laboratory.rates(problem, {name: method.of}, method.rates, 1, whole_run)[name]
+        runs = laboratory.train(problem, [method.of(rate)], range(scale.seeds), whole_run)
+        found[name] = Trained(runs, rate, steps, seconds(problem, method.of(rate), whole_run) * steps)
+    return found
+
+
+def seconds(problem: Problem, arm: Arm, steps: int) -> float:
+    """Of one gradient on a batch, step and all, of a run that is trained alone."""
+    words = {"study_seed": STUDY_SEED, "device": "cpu", "threads": 1, "progress": ""}
+    assignment = worker.Assignment.of(problem, batch_size=problem.batch_size, steps=steps, **words)
+    with LocalEngine(assignment, 1) as engine:
+        return engine.ask(worker.step_seconds, arm.rule, dict(arm.hyper))
+
+
+def summary(found: Mapping[str, Trained], targets: Sequence[float]) -> list[Row]:
+    """A row for each target and method."""
+    (baseline, base), *_ = found.items()
     wanted = [Target(math.nan, -error) for error in targets]
-    return [
-        row_of(method, error, one, seconds)
-        for method in METHODS
-        for error, one in zip(
-            targets,
-            contrast_times((method, whole[method]), (BASELINE, whole[BASELINE]), steps, wanted),
-            strict=True,
-        )
-    ]
+    rows = []
+    for name, one in found.items():
+        contrasts = contrast_times((name, one.scores()), (baseline, base.scores()), base.costs(), wanted)
+        rows += [
+            row_of(name, error, contrast, one.seconds, base.seconds)
+            for error, contrast in zip(targets, contrasts, strict=True)
+        ]
+    return rows
 
 
-def row_of(method: str, error: float, one: TimeContrast, seconds: Mapping[str, float]) -> Row:
-    faster = seconds[BASELINE] / seconds[method]
+def row_of(name: str, error: float, one: TimeContrast, own: float, of_baseline: float) -> Row:
+    """own, of_baseline: seconds of a gradient."""
     times = [] if one.speedup is None or one.speedup_interval is None else [one.speedup, *one.speedup_interval]
     return {
-        "method": method,
+        "method": name,
         "error": error,
         "reached": one.reached[0],
         "seeds": one.seeds,
         "gradients": one.restricted_mean[0],
-        "seconds": one.restricted_mean[0] * seconds[method],
+        "seconds": one.restricted_mean[0] * own,
         "times_sooner_in_gradients": times,
-        "times_sooner_in_seconds": [value * faster for value in times],
+        "times_sooner_in_seconds": [value * of_baseline / own for value in times],
         "note": one.note,
     }
 
@@ -145,41 +185,57 @@ def shown(times: Sequence[float]) -> str:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    ends = ["reached", "gradients", "seconds", "times sooner than NAG, in gradients", "in seconds"]
+    """The rows by error."""
+    baseline = rows[0]["method"]
+    ends = ["reached", "gradients", "seconds", f"times sooner than {baseline}, in gradients", "in seconds"]
     made = Table("training error", "method", *ends)
-    for row in sorted(rows, key=lambda row: (-row["error"], METHODS.index(row["method"]))):
-        own = row["method"] == BASELINE
-        sooner = ["", ""] if own else [shown(row[f"times_sooner_in_{unit}"]) for unit in ("gradients", "seconds")]
+    for row in sorted(rows, key=lambda row: -row["error"]):
+        units = ("gradients", "seconds") if row["method"] != baseline else ()
+        sooner = [shown(row[f"times_sooner_in_{unit}"]) for unit in units]
         spent = [f"{row['gradients']:,.0f}", f"{row['seconds']:.1f}"]
         made.add_row(f"{row['error']:g}", row["method"], f"{row['reached']} of {row['seeds']}", *spent, *sooner)
     return made
 
 
+class Spoken:
+    """A listener that prints what begins."""
+
+    def phase(self, text: str) -> None:
+        Console().print(text)
+
+    def progress(self, done_steps: int, total_steps: int, runs_done: int, runs: int) -> None: ...
+
+
 def main() -> None:
     """Studies, prints, keeps."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--scale", choices=list(SCALES), default="quick")
-    words.add_argument("--study", type=Path, help="its directory")
+    words.add_argument("--study", type=Path, default=Path("studies") / "hessian-free", help="its directory")
     words.add_argument("--targets", type=float, nargs="+", help="training errors to reach")
+    words.add_argument("--workers", type=int, default=1)
     words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "hessian-free-study.json")
     given = words.parse_args()
-    scale = SCALES[given.scale]
-    comparison = studied(scale, given.study or Path("studies") / f"hessian-free-{given.scale}")
-    rows = summary(comparison, given.targets or scale.targets)
+    store = Store(given.study)
+    store.directory.mkdir(parents=True, exist_ok=True)
+    with store.locked():
+        laboratory = Laboratory("evening", store, given.workers, "cpu", Spoken())
+        found = trained(laboratory, SCALE)
+    rows = summary(found, given.targets or SCALE.targets)
     Console(width=160).print(table(rows))
-    verdict = comparison.verdict
+    whole = SCALE.make()
     kept = {
         "machine": machine("cpu"),
         "versions": versions(),
-        "problem": verdict["problem"],
-        "batch_size": scale.batch_size,
-        "gradients": scale.gradients,
-        "trials": scale.trials,
-        "settings": {method: verdict["methods"][method]["settings"] for method in METHODS},
-        "seconds_per_gradient": {method: comparison.cost[method]["seconds_per_step"] for method in METHODS},
-        "final_error": {
-            one["method"]: {name: one[name] for name in ("difference", "interval", "verdict")}
-            for one in verdict["contrasts"]
+        "problem": whole.name,
+        "gradients": SCALE.gradients,
+        "pilot": laboratory.pilots,
+        "methods": {
+            name: {
+                **method.of(found[name].rate).described,
+                "batch": method.rows,
+                "seconds_per_gradient": found[name].seconds,
+                "final_errors": found[name].runs.errors(name),
+            }
+            for name, method in methods(SCALE, len(whole.train[0])).items()
         },
         "rows": rows,
     }

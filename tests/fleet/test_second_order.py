@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cases_fleet import PROBLEMS, dense, problem, task
+from ravine.fleet import second_order
 from ravine.fleet import train as training
 from ravine.fleet.keys import key
 from ravine.fleet.order import Order
@@ -103,3 +105,19 @@ def test_a_run_learns(name: str) -> None:
     assert record.final_train_loss is not None
     assert record.final_train_loss < record.initial_loss - 0.05
     assert record.diverged_at is None
+
+
+@methods
+def test_the_first_step_is_not_in_the_seconds_of_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It traces the curvature, for all runs."""
+    run = SecondOrder(task(problem(dense)), name, 0, HYPER[name])
+    now, taken = 0.0, 0
+
+    def step(inputs: Tensor, targets: Tensor) -> Any:
+        nonlocal now, taken
+        now, taken = now + (6.0 * taken if taken else 100.0), taken + 1
+        return SimpleNamespace(cost=2.0 * taken)
+
+    monkeypatch.setattr(run._optimizer, "step", step)
+    monkeypatch.setattr(second_order, "time", SimpleNamespace(perf_counter=lambda: now))
+    assert run.seconds_per_gradient() == pytest.approx((6 + 12 + 18) / (4 + 6 + 8))
