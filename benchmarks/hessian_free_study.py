@@ -38,8 +38,6 @@ from ravine.study.store import Store
 from ravine.study.targets import Target, TimeContrast, contrast_times
 
 NAG_MOMENTUM = 0.99
-DAMPINGS = (0.1, 1.0, 10.0)
-"""1 / damping at the start."""
 Row = dict[str, Any]
 
 
@@ -60,6 +58,8 @@ class Scale:
     many: int
     nag_rates: tuple[float, ...]
     adam_rates: tuple[float, ...]
+    few_rates: tuple[float, ...]
+    many_rates: tuple[float, ...]
     seeds: int
     targets: tuple[float, ...]
 
@@ -72,7 +72,9 @@ SCALE = Scale(
     few=10,
     many=250,
     nag_rates=(0.02, 0.01, 0.005),
-    adam_rates=(0.01, 0.003, 0.001),
+    adam_rates=(0.03, 0.01, 0.003, 0.001),
+    few_rates=(100.0, 10.0, 1.0, 0.1),
+    many_rates=(10.0, 1.0, 0.1, 0.02),
     seeds=5,
     targets=(10.0, 7.0, 3.0),
 )
@@ -101,8 +103,8 @@ def methods(scale: Scale, rows: int) -> dict[str, Method]:
     return {
         "NAG": Method(scale.small, nag, scale.nag_rates),
         "Adam": Method(scale.small, adam, scale.adam_rates),
-        "momentum-like HF": Method(scale.large, few, DAMPINGS),
-        "classic HF": Method(rows, classic(scale.many), DAMPINGS),
+        "momentum-like HF": Method(scale.large, few, scale.few_rates),
+        "classic HF": Method(rows, classic(scale.many), scale.many_rates),
     }
 
 
