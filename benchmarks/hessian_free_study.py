@@ -10,13 +10,15 @@ A study that was stopped goes on, and a finished one is only evaluated again, fo
 
 For each error: on how many seeds a method reached it, after how much (the mean of min(cost, all)), and how much sooner
 than NAG, as the geometric mean of the paired ratios with Student's interval over seeds (`ravine.study.targets`).
-Seconds are gradients times the seconds of one, of a run trained alone: their intervals cover the seeds, not the clock.
+Seconds are gradients times the seconds of one, of runs trained alone in turn: their intervals cover the seeds only.
 """
 
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,12 +112,12 @@ def methods(scale: Scale, rows: int) -> dict[str, Method]:
 
 @dataclass(frozen=True)
 class Trained:
-    """The runs of a method on the seeds that judge, its learning rate; steps and seconds of a gradient of all rows."""
+    """The runs of a method, as it was tuned, on the seeds that judge; `steps`: those of a gradient of all rows."""
 
+    problem: Problem
+    arm: Arm
     runs: Runs
-    rate: float
     steps: int
-    seconds: float
 
     def costs(self) -> list[int]:
         """After how many gradients of all rows its runs were evaluated."""
@@ -137,30 +139,39 @@ def trained(laboratory: Laboratory, scale: Scale) -> dict[str, Trained]:
     for name, method in methods(scale, rows).items():
         problem = replace(whole, batch_size=method.rows, name=f"{whole.name}, batches of {method.rows}")
         steps = rows // method.rows
-        whole_run = scale.gradients * steps
-        rate = laboratory.rates(problem, {name: method.of}, method.rates, 1, whole_run)[name]
-        runs = laboratory.train(problem, [method.of(rate)], range(scale.seeds), whole_run)
-        found[name] = Trained(runs, rate, steps, seconds(problem, method.of(rate), whole_run) * steps)
+        rate = laboratory.rates(problem, {name: method.of}, method.rates, 1, scale.gradients * steps)[name]
+        arm = method.of(rate)
+        runs = laboratory.train(problem, [arm], range(scale.seeds), scale.gradients * steps)
+        found[name] = Trained(problem, arm, runs, steps)
     return found
 
 
-def seconds(problem: Problem, arm: Arm, steps: int) -> float:
-    """Of one gradient on a batch, step and all, of a run that is trained alone."""
+def seconds(found: Mapping[str, Trained], rounds: int = 9) -> dict[str, float]:
+    """Of a gradient of all rows, steps and all, of runs that are trained alone: medians of rounds of all in turn."""
     words = {"study_seed": STUDY_SEED, "device": "cpu", "threads": 1, "progress": ""}
-    assignment = worker.Assignment.of(problem, batch_size=problem.batch_size, steps=steps, **words)
-    with LocalEngine(assignment, 1) as engine:
-        return engine.ask(worker.step_seconds, arm.rule, dict(arm.hyper))
+    times: dict[str, list[float]] = {name: [] for name in found}
+    with ExitStack() as stack:
+        engines = {}
+        for name, one in found.items():
+            problem = one.problem
+            told = worker.Assignment.of(problem, batch_size=problem.batch_size, steps=problem.steps, **words)
+            engines[name] = stack.enter_context(LocalEngine(told, 1))
+        for _ in range(rounds):
+            for name, one in found.items():
+                of_step = engines[name].ask(worker.step_seconds, one.arm.rule, dict(one.arm.hyper))
+                times[name].append(of_step * one.steps)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def summary(found: Mapping[str, Trained], targets: Sequence[float]) -> list[Row]:
-    """A row for each target and method."""
+def summary(found: Mapping[str, Trained], spent: Mapping[str, float], targets: Sequence[float]) -> list[Row]:
+    """A row for each target and method; spent: the seconds of a gradient."""
     (baseline, base), *_ = found.items()
     wanted = [Target(math.nan, -error) for error in targets]
     rows = []
     for name, one in found.items():
         contrasts = contrast_times((name, one.scores()), (baseline, base.scores()), base.costs(), wanted)
         rows += [
-            row_of(name, error, contrast, one.seconds, base.seconds)
+            row_of(name, error, contrast, spent[name], spent[baseline])
             for error, contrast in zip(targets, contrasts, strict=True)
         ]
     return rows
@@ -221,23 +232,23 @@ def main() -> None:
     with store.locked():
         laboratory = Laboratory("evening", store, given.workers, "cpu", Spoken())
         found = trained(laboratory, SCALE)
-    rows = summary(found, given.targets or SCALE.targets)
+    spent = seconds(found)
+    rows = summary(found, spent, given.targets or SCALE.targets)
     Console(width=160).print(table(rows))
-    whole = SCALE.make()
     kept = {
         "machine": machine("cpu"),
         "versions": versions(),
-        "problem": whole.name,
+        "problem": SCALE.make().name,
         "gradients": SCALE.gradients,
         "pilot": laboratory.pilots,
         "methods": {
             name: {
-                **method.of(found[name].rate).described,
-                "batch": method.rows,
-                "seconds_per_gradient": found[name].seconds,
-                "final_errors": found[name].runs.errors(name),
+                **one.arm.described,
+                "batch": one.problem.batch_size,
+                "seconds_per_gradient": spent[name],
+                "final_errors": one.runs.errors(name),
             }
-            for name, method in methods(SCALE, len(whole.train[0])).items()
+            for name, one in found.items()
         },
         "rows": rows,
     }

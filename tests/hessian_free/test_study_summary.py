@@ -4,25 +4,27 @@ import hessian_free_study as study
 import polars as pl
 import pytest
 
-from ravine.claims.laboratory import Runs
+from ravine.claims.laboratory import Arm, Runs
 from ravine.fleet.second_order import SECOND_ORDER
 from ravine.fleet.train import evaluation_steps
 from ravine.problems.autoencoders import ERROR
 from ravine.rules import RULES
 
 
-def trained(per_gradient: int, steps: list[int], errors: list[list[float | None]], seconds: float) -> study.Trained:
+def trained(per_gradient: int, steps: list[int], errors: list[list[float | None]]) -> study.Trained:
     rows = [
         {"seed": seed, "step": steps[: len(curve)], f"validation_{ERROR}": curve} for seed, curve in enumerate(errors)
     ]
-    return study.Trained(Runs(pl.DataFrame(rows), ERROR, 784.0), 0.1, per_gradient, seconds)
+    return study.Trained(study.SCALE.make(), Arm("", "", {}), Runs(pl.DataFrame(rows), ERROR, 784.0), per_gradient)
 
 
 def test_costs_are_in_gradients_of_all_rows_whatever_the_batch() -> None:
-    base = trained(10, [100, 200, 400], [[9.0, 5.0, 2.0], [9.0, 8.0, 2.0]], 1.0)
-    fast = trained(1, [10, 20, 40], [[2.5, 2.0, 2.0], [2.5, 2.5, 2.5]], 2.0)
-    lost = trained(1, [10, 20, 40], [[9.0, None], [9.0, 9.0, 9.0]], 2.0)
-    of_base, of_fast, of_lost = study.summary({"NAG": base, "fast": fast, "lost": lost}, [3.0])
+    base = trained(10, [100, 200, 400], [[9.0, 5.0, 2.0], [9.0, 8.0, 2.0]])
+    fast = trained(1, [10, 20, 40], [[2.5, 2.0, 2.0], [2.5, 2.5, 2.5]])
+    lost = trained(1, [10, 20, 40], [[9.0, None], [9.0, 9.0, 9.0]])
+    of_base, of_fast, of_lost = study.summary(
+        {"NAG": base, "fast": fast, "lost": lost}, {"NAG": 1.0, "fast": 2.0, "lost": 2.0}, [3.0]
+    )
     assert (of_base["reached"], of_base["seeds"], of_base["gradients"], of_base["seconds"]) == (2, 2, 40.0, 40.0)
     assert (of_fast["reached"], of_fast["gradients"], of_fast["seconds"]) == (2, 10.0, 20.0)
     assert of_fast["times_sooner_in_gradients"][0] == pytest.approx(4.0)
