@@ -12,7 +12,8 @@ copy within memory, which is measured in the same rounds. The share of it that a
 tensors do not fit into the cache, and can be above one: a copy also fetches the lines that it overwrites, which is not
 counted, and a step has read most of what it writes. So torch's fused momentum steps beside pytorch-optimizer, which is
 to be beaten three times over: its kernel reads three tensors and writes two, once each, with next to no arithmetic.
-Where it would need more than a third of the peer's time for as many bytes as the rule moves, that limit is left out.
+Where it would need more than a third of the peer's time for as many bytes as the rule moves, that limit is left out,
+except for a thousand small tensors, where time goes by tensors and not by bytes.
 
 A run of a part of the grid keeps the other rows of the file, if the machine, the threads and the versions are the same.
 """
@@ -240,25 +241,35 @@ THRICE = 3.0
 
 
 def allowed(row: Row) -> float:
-    """How many times as fast as pytorch-optimizer the rule is if it moves its bytes as fast as `STREAM` does."""
+    """How many times as fast as pytorch-optimizer the rule is if it moves its bytes as fast as `STREAM` does.
+
+    Any number of times where that was not measured, or is not a matter of bytes.
+    """
     passes = row["bytes_moved"] / (4 * row["tensors"] * row["numel"])
     spent = row["ms"]
-    return spent["pytorch-optimizer"] / (spent["stream"] * passes / STREAM_PASSES) if "stream" in spent else math.inf
+    if "stream" not in spent or small(row):
+        return math.inf
+    return float(spent["pytorch-optimizer"] / (spent["stream"] * passes / STREAM_PASSES))
+
+
+def small(row: Row) -> bool:
+    """Whether a step is a matter of the number of tensors."""
+    return bool(row["tensors"] >= 1000)
 
 
 def limits(row: Row) -> list[tuple[str, float, float]]:
     """What a row is to reach: in words, the value, and its least admissible value."""
-    rule, small = row["rule"], row["tensors"] >= 1000
+    rule = row["rule"]
     fast, shares, found = row["as_fast_as"], row["share_of_bandwidth"], []
     if rule in FUSED:
         best = min(("single", "foreach", "fused"), key=lambda name: row["ms"][name])
-        if small:
+        if small(row):
             found.append(("compiled, of fused", fast["compiled / fused"][0], 1 / 1.5))
             found.append(("compiled in 10 s", 10 / row["compile_s"], 1.0))
         else:
             found.append((f"compiled, of torch's fastest ({best})", fast[f"compiled / {best}"][0], 0.95))
         found.append(("eager, of single", fast["eager / single"][0], 1.0))
-        found.append(("eager, of fused", fast["eager / fused"][0], 0.25 if small else 0.5))
+        found.append(("eager, of fused", fast["eager / fused"][0], 0.25 if small(row) else 0.5))
         return found
     if "compiled / pytorch-optimizer" in fast and allowed(row) >= THRICE:
         found.append(("compiled, of pytorch-optimizer", fast["compiled / pytorch-optimizer"][0], THRICE))

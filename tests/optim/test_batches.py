@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from torch import Tensor
 from cases_optim import (
     SHAPES,
     Make,
+    assert_near,
     assert_same,
     every,
     give_gradients,
     parameters,
+    rule_of,
     run,
 )
+from ravine import rules
 from ravine.optim import (
+    OF_RULE,
     QHM,
     SGD,
     SGDP,
@@ -26,10 +31,13 @@ from ravine.optim import (
     Momentum,
     Nesterov,
     RMSProp,
+    RuleOptimizer,
     SignSGD,
     batches,
     sources,
 )
+from ravine.optim.kernels import ADD, MANY
+from ravine.rules.base import Tensors
 
 
 def turned(param: Tensor) -> Tensor:
@@ -69,6 +77,85 @@ def test_the_small_and_only_the_small_are_packed() -> None:
     assert list(sources.runs(params[:1] + params[3:], 30)) == [slice(0, 2)]
     assert list(sources.runs(params, 30)) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
     assert list(sources.runs([], 30)) == []
+
+
+MOVED = {name: make for name, make in OF_RULE.items() if type(rule_of(make(parameters()))) in ADD}
+"""Optimizers that step what is added to small parameters, and not the parameters."""
+
+
+def kinds(optimizer: RuleOptimizer) -> set[type]:
+    (part,) = optimizer._arranged[0].parts
+    return {type(source) for source in part.undecayed}
+
+
+@pytest.mark.parametrize("make", MOVED.values(), ids=MOVED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_added_is_stepped_where_nothing_looks_at_the_parameters(
+    make: Make, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [(30, 40), (5,), (), (0,)] * 50
+    moved, copied = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
+    first, second = make(moved, lr=0.1), make(copied, lr=0.1)
+    run(first, moved, range(4))
+    monkeypatch.setattr(batches, "MANY", len(shapes) + 1)
+    run(second, copied, range(4))
+    assert len(first._arranged[0].parts[0].sources) > 1
+    assert (kinds(first), kinds(second)) == ({sources.Moves}, {sources.Pack})
+    assert_near(moved, copied, 16 * torch.finfo(dtype).eps)
+    before = [param._version for param in moved]
+    run(first, moved, range(1))
+    assert [param._version for param in moved] == [version + 1 for version in before]
+
+
+@pytest.mark.parametrize("way", ["graph", "traced"])
+def test_a_graph_steps_what_is_added(way: str) -> None:
+    eager, graph = parameters(shapes=[(3, 4)] * MANY), parameters(shapes=[(3, 4)] * MANY)
+    first, second = QHM(eager, lr=0.1), QHM(graph, lr=0.1)
+    if way == "graph":
+        second.compile(lambda made, _: made)
+        step: Callable[[], object] = second.step
+    else:
+        step = torch.compile(second.step, backend="eager")
+    for k, decay in enumerate((0.0, 0.1, 0.0)):
+        first.param_groups[0]["weight_decay"] = second.param_groups[0]["weight_decay"] = decay
+        run(first, eager, range(k, k + 1))
+        give_gradients(graph, k)
+        step()
+        assert kinds(second) == {sources.Moves}
+        assert_near(eager, graph)
+
+
+class Above(SignSGD):
+    """A rule of its own, which looks at the parameter."""
+
+    class Rule(rules.SignSGD):
+        def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+            super().apply(param, grad, state, c)
+            param.clamp_(min=0.0)
+
+    rule = Rule()
+
+
+def test_parameters_are_looked_at_where_they_must_be() -> None:
+    params = parameters(shapes=[(3,)] * MANY)
+    optimizer = QHM(params, lr=0.1, weight_decay=0.0)
+    run(optimizer, params, range(1))
+    before = [param.detach().clone() for param in params]
+    optimizer.param_groups[0].update(weight_decay=0.5, nu=0.0)
+    run(optimizer, params, range(1))
+    for param, start in zip(params, before, strict=True):
+        assert param.grad is not None
+        torch.testing.assert_close(param.detach(), start - 0.1 * (param.grad + 0.5 * start))
+    refused: list[tuple[Make, list[Tensor]]] = [
+        (QHM, parameters(dtype=torch.bfloat16, shapes=[(3,)] * MANY)),
+        (QHM, [turned(param) for param in parameters(shapes=[(3, 4)] * MANY)]),
+        (Above, params),
+    ]
+    for make, others in refused:
+        another = make(others)
+        run(another, others, range(1))
+        assert kinds(another) == {sources.Pack}
+    assert min(float(param.detach().min()) for param in params) == 0.0
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Torch's kernels step as the bodies of the rules do, and are called only where that is so."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from ravine.optim import (
     batches,
     kernels,
 )
-from ravine.optim.kernels import KERNELS, LARGE, SHORTCUTS, Shortcut, kernel_of
+from ravine.optim.kernels import FEW, KERNELS, LARGE, MANY, SHORTCUTS, Shortcut, kernel_of
 from ravine.rules.base import Tensors
 
 CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
@@ -87,7 +88,8 @@ def test_every_kernel_is_that_of_a_rule() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("decay", "maximize"), [(0.0, False), (0.1, True)])
 def test_a_kernel_is_the_body(make: Make, dtype: torch.dtype, decay: float, maximize: bool, calls: list[int]) -> None:
-    ours, twins = parameters(dtype=dtype, shapes=SIZES), parameters(dtype=dtype, shapes=SIZES)
+    shapes = [*SIZES, *SIZES, (FEW + 1,), *SIZES, (3,)]
+    ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     options = {"weight_decay": decay, "maximize": maximize}
     optimizer, twin = make(ours, **options), without(make, twins, **options)
     for step in range(8):
@@ -95,7 +97,44 @@ def test_a_kernel_is_the_body(make: Make, dtype: torch.dtype, decay: float, maxi
             edit(each, step)
             run(each, params, range(step, step + 1))
         assert_alike(optimizer, ours, twin, twins)
-    assert calls == [len(SIZES)] * 8
+    assert calls == [len(shapes)] * 8
+    assert [part.small for part in optimizer._arranged[0].parts] == [len(shapes) - 1]  # many: stepped by one thread
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("count", [MANY - 1, MANY])
+def test_many_small_tensors_are_stepped_by_one_thread_and_nobody_else_notices(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def threads() -> int:
+        with ThreadPoolExecutor(1) as another:
+            return another.submit(torch.get_num_threads).result()
+
+    def looked(params: list[Tensor], *columns: list[Tensor], **numbers: float) -> None:
+        seen.append((len(params), torch.get_num_threads(), threads()))
+
+    def stepped() -> int:
+        params = parameters(shapes=[(FEW + 1,), *[(FEW,)] * count, (FEW + 2,)])
+        run(Momentum(params), params, range(1))
+        return torch.get_num_threads()
+
+    monkeypatch.setattr(kernels, "KERNELS", {rules.Momentum: looked})
+    expected = [(count, 1, 2), (2, 2, 2)] if count == MANY else [(count + 2, 2, 2)]
+    assert stepped() == 2
+    assert seen == expected
+    with ThreadPoolExecutor(1) as new:  # where the number is what OpenMP has, until torch is asked
+        assert new.submit(stepped).result() == 2
+    assert seen == expected * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -28,3 +28,4 @@ def test_three_times_is_asked_for_where_the_stream_is_as_fast() -> None:
     assert asked in names(row(6.0, 2.0, 5))
     assert asked in names(row(6.0, 2.5, 3))  # fewer bytes than the stream moves
     assert asked in names(row(6.0, None, 5))  # before it was measured
+    assert asked in names(row(6.0, 2.5, 5) | {"tensors": 1000, "numel": 10})

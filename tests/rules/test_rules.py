@@ -436,6 +436,14 @@ def test_block_by_block_is_the_whole(name: str, size: int, block: int, seed: int
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.elementwise])
+def test_an_elementwise_rule_adds_without_looking_at_the_parameter(name: str) -> None:
+    param, grads = random_gradients((7,), torch.float64)
+    there, from_zero = (trajectory(get(name), start, grads, {}) for start in (param, torch.zeros_like(param)))
+    for a, b in zip(there, from_zero, strict=True):
+        torch.testing.assert_close(a, param + b, rtol=1e-12, atol=1e-12)
+
+
 @every_rule
 def test_one_graph_for_a_stack_of_runs(rule: Rule) -> None:
     graphs = []

@@ -18,9 +18,21 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
-from ravine.optim.kernels import Kernel, kernel_of, takes
+from ravine.optim.kernels import FEW, MANY, Kernel, in_turn, kernel_of, may_add, takes
 from ravine.optim.rounding import draws
-from ravine.optim.sources import Pack, Rows, Source, Whole, in_row, joined, may_pack, runs, state_dtype, working_dtype
+from ravine.optim.sources import (
+    Moves,
+    Pack,
+    Rows,
+    Source,
+    Whole,
+    in_row,
+    joined,
+    may_pack,
+    runs,
+    state_dtype,
+    working_dtype,
+)
 from ravine.rules.base import Rule, Tensors
 
 State: TypeAlias = dict[str, Tensor]
@@ -133,15 +145,17 @@ class Taken(NamedTuple):
 
 
 class Called(NamedTuple):
-    """What one call of torch's kernel steps, and the gradients of the group.
+    """What torch's kernel steps, and the gradients of the group.
 
     ``kernel``: with its numbers. ``columns``: parameters with a strided gradient, and each slot of theirs. ``places``:
-    where their gradients are. ``sources``: those of the other parameters.
+    where their gradients are. ``small``: how many of them, the first, are stepped by one thread. ``sources``: those of
+    the other parameters.
     """
 
     kernel: Kernel
     columns: list[list[Tensor]]
     places: list[int]
+    small: int
     sources: list[Source]
     grads: list[Tensor]
 
@@ -152,7 +166,10 @@ class Called(NamedTuple):
         if self.sources:
             pieces = [source.gather(self.grads) for source in self.sources]
             columns = [[*column, *rest] for column, rest in zip(columns, zip(*pieces, strict=True), strict=True)]
-        self.kernel(*columns)
+        if self.small:
+            in_turn(self.kernel, *(column[: self.small] for column in columns))
+        if len(columns[0]) > self.small:
+            self.kernel(*(column[self.small :] for column in columns))
         increment_version(columns[0])  # kernels do not, and autograd would go back through the stepped parameters
         for source in self.sources:
             source.scatter()
@@ -176,13 +193,18 @@ class Alike:
         layouts = [grad.layout for grad in given.grads]
         packs = [] if kernel else self._packs(given, places)
         self.places = [k for k in places if kernel and layouts[k] is torch.strided]
+        self.places.sort(key=lambda k: given.params[k].numel() > FEW)
+        few = sum(given.params[k].numel() <= FEW for k in self.places)
+        self.small = few if few >= MANY else 0
         self.columns = [
             [given.params[k] for k in self.places],
             *([given.state[given.params[k]][name] for k in self.places] for name in self.rule.slots),
         ]
         together = {*self.places, *(k for pack in packs for k in pack.places)}
         alone = [Whole(given, k) for k in places if k not in together]
-        self.sources: list[Source] = [*packs, *(one for one in alone if layouts[one.place] is not torch.sparse_coo)]
+        rest = [one for one in alone if layouts[one.place] is not torch.sparse_coo]
+        self.sources: list[Source] = [*packs, *rest]
+        self.undecayed: list[Source] = [*(map(Moves, packs) if self._moves(packs) else packs), *rest]
         self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
         self.rounded_from = places[0] if given.rounds(places[0]) else None  # tells its draws from those of other parts
@@ -202,16 +224,21 @@ class Alike:
         room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
         return [Pack(given, cut, *room) for cut in cuts_of]
 
+    def _moves(self, packs: list[Pack]) -> bool:
+        """Whether packs are stepped as `Moves` if there is no weight decay: all, so that all are rounded alike."""
+        many = sum(len(pack.params) for pack in packs) >= MANY * len(packs)
+        return many and all(may_add(self.rule, pack.params, self.dtype) for pack in packs)
+
     def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> Taken | Called:
         """What the next step takes; it counts as taken."""
-        sources = self.sources
+        sources = self.sources if values["weight_decay"] else self.undecayed
         if self.sparse:
             rests = self.rule.rests and not values["weight_decay"]
             sources = [*sources, *(Rows(whole) if rests else whole for whole in self.sparse)]
         if self.values or not self.given or values is not self.given[0] or maximize != self.given[1]:
             self._renew(values, maximize, room)
         if self.kernel:
-            return Called(self.call, self.columns, self.places, sources, given.grads)
+            return Called(self.call, self.columns, self.places, self.small, sources, given.grads)
         common = self.common
         if given.rounding is not None and self.rounded_from is not None:
             common = replace(common, draws=draws(self.device, *given.rounding, self.rounded_from))

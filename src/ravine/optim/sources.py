@@ -2,8 +2,9 @@
 
 Small tensors cost more to call than to compute. So those that step alike are gathered into one piece, stepped as one
 tensor and scattered again: three copies a tensor, not a call for each operation of the rule, and the graph of a
-compiled step does not grow with them. Their state lives in such pieces, of which the tensors in ``optimizer.state`` are
-parts. A piece is flat, or a stack of tensors of one shape for a rule that looks at shapes: a stack of runs to it.
+compiled step does not grow with them. Where nothing looks at the parameters, what is added to them is stepped instead.
+Their state lives in such pieces, of which the tensors in ``optimizer.state`` are parts. A piece is flat, or a stack of
+tensors of one shape for a rule that looks at shapes: a stack of runs to it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ravine.optim.arithmetic import Piece
-from ravine.optim.kernels import plain
+from ravine.optim.kernels import add, plain
 
 if TYPE_CHECKING:
     from ravine.optim.batches import Given
@@ -115,8 +116,13 @@ class Pack:
         ]
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
-        for cut, point, slope in zip(self.cuts, self.into_point, self.into_slope, strict=True):
+        for cut, point in zip(self.cuts, self.into_point, strict=True):
             together(self.params[cut], point)
+        return self.from_point(grads)
+
+    def from_point(self, grads: Sequence[Tensor]) -> Piece:
+        """The piece at what ``point`` holds."""
+        for cut, slope in zip(self.cuts, self.into_slope, strict=True):
             together([grads[k] for k in self.places[cut]], slope)
         return self.point, self.slope, *self.slots
 
@@ -125,6 +131,26 @@ class Pack:
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         return (self.point.shape,)
+
+
+class Moves:
+    """What the rule adds to the parameters of a pack: it steps from zero, and one call of torch's kernel adds that.
+
+    For the rules of `ravine.optim.kernels.ADD`, without weight decay.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+
+    def gather(self, grads: Sequence[Tensor]) -> Piece:
+        self.pack.point.zero_()
+        return self.pack.from_point(grads)
+
+    def scatter(self) -> None:
+        add(self.pack.params, self.pack.points)
+
+    def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
+        return self.pack.layout(grads)
 
 
 def in_row(tensor: Tensor) -> tuple[int, ...]:
