@@ -16,6 +16,7 @@ from ravine.fleet.keys import generator
 from ravine.fleet.order import Order
 from ravine.fleet.task import Task
 from ravine.fleet.trace import drop_untouched, reuse_memory, trace
+from ravine.graphs import once
 from ravine.rules import Rule
 from ravine.rules.base import nonzero
 from ravine.schedules import Setting
@@ -153,7 +154,7 @@ def _compiled(step: Callable[..., list[Tensor]], arguments: list[Tensor]) -> Cal
     It goes to the compiler without TorchDynamo, whose checks of the arguments take 0.1 ms a call: the shapes are known.
     """
     graph = make_fx(step)(*(argument.clone() for argument in arguments))  # tracing runs the step: on copies
-    made: Callable[..., list[Tensor]] = torch._inductor.compile(graph, list[Any](arguments))
+    made: Callable[..., list[Tensor]] = torch._inductor.compile(once(graph, arguments), list[Any](arguments))
     return made
 
 

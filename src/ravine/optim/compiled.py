@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ravine.graphs import once
 from ravine.optim.arithmetic import Batch, Piece, advance
 from ravine.optim.batches import Taken, gathered
 
@@ -33,7 +34,7 @@ def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any
     What two kernels need is computed by both: to keep it between them would take memory, and passes over it.
     """
     options = {"size_asserts": False, "realize_reads_threshold": 64, "realize_opcount_threshold": 256}
-    made: Callable[..., Any] = torch._inductor.compile(graph, list[Any](examples), options=options)
+    made: Callable[..., Any] = torch._inductor.compile(once(graph, examples), list[Any](examples), options=options)
     return made
 
 
