@@ -13,8 +13,8 @@ from torch.multiprocessing.spawn import spawn
 from cases_optim import assert_same
 from ravine.optim import OF_RULE, arithmetic
 
-REPLICATED = ("nesterov", "adam", "sngm")
-SHARDED = [(name, dim) for name in ("nesterov", "adam", "lion", "sgdp", "adamp") for dim in (0, 1)]
+REPLICATED = ("nesterov", "adam", "sngm", "random-scaling")
+SHARDED = [(name, dim) for name in ("nesterov", "adam", "lion", "sngm", "sgdp", "adamp") for dim in (0, 1)]
 
 
 def net() -> nn.Module:
@@ -33,27 +33,27 @@ def train(model: nn.Module, name: str, rows: slice) -> list[Tensor]:
     return [param.detach().clone() for param in model.parameters()]
 
 
-def step_matrix(name: str, placed: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-    """A matrix after some steps, placed whole or in parts."""
+def step_matrix(name: str, placed: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> list[Tensor]:
+    """A matrix after some steps, placed whole or in parts, and a row that is always whole."""
     generator = torch.Generator().manual_seed(2)
-    numbers = torch.randn(4, 6, 4, generator=generator, dtype=torch.float64)
-    param = nn.Parameter(placed(numbers[0]))
-    optimizer = OF_RULE[name]([param], lr=0.05)
+    numbers = torch.randn(4, 7, 4, generator=generator, dtype=torch.float64)
+    param, row = nn.Parameter(placed(numbers[0, :6])), nn.Parameter(numbers[0, 6])
+    optimizer = OF_RULE[name]([param, row], lr=0.05)
     for grad in numbers[1:]:
-        param.grad = placed(grad)
+        param.grad, row.grad = placed(grad[:6]), grad[6]
         optimizer.step()
-    return param.detach()
+    return [param.detach(), row.detach()]
 
 
-def step_shards(name: str, dim: int) -> Tensor:
+def step_shards(name: str, dim: int) -> list[Tensor]:
     """The same with rows or columns on each process."""
     from torch.distributed.device_mesh import init_device_mesh  # not in every build of torch
     from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
     mesh = init_device_mesh("cpu", (2,))
-    moved = step_matrix(name, lambda tensor: distribute_tensor(tensor, mesh, [Shard(dim)]))
+    moved, row = step_matrix(name, lambda tensor: distribute_tensor(tensor, mesh, [Shard(dim)]))
     assert isinstance(moved, DTensor)
-    return moved.full_tensor()
+    return [moved.full_tensor(), row]
 
 
 def work(rank: int, directory: str) -> None:
@@ -65,7 +65,7 @@ def work(rank: int, directory: str) -> None:
         name: train(nn.parallel.DistributedDataParallel(net(), gradient_as_bucket_view=True), name, half)
         for name in REPLICATED
     }
-    done |= {f"{name} {dim}": [step_shards(name, dim)] for name, dim in SHARDED}
+    done |= {f"{name} {dim}": step_shards(name, dim) for name, dim in SHARDED}
     torch.save(done, f"{directory}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -83,4 +83,4 @@ def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         for a, b in zip(first[name], train(net(), name, slice(0, 6)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
     for name, dim in SHARDED:
-        torch.testing.assert_close(first[f"{name} {dim}"][0], step_matrix(name), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(first[f"{name} {dim}"], step_matrix(name), rtol=1e-10, atol=1e-12)

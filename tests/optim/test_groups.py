@@ -13,10 +13,15 @@ from cases_optim import (
     give_gradients,
     keys,
     parameters,
+    run,
 )
 from ravine.errors import UserError
 from ravine.optim import (
+    OF_RULE,
+    QHM,
+    SGDP,
     Adam,
+    AdamP,
     Momentum,
 )
 
@@ -94,6 +99,67 @@ def test_values_are_checked_in_the_constructor_and_in_edited_groups(
     with pytest.raises(UserError, match=sentence):
         optimizer.step()
     assert_same(params, start)
+
+
+@every
+def test_every_range_ends_where_it_says(make: Make) -> None:
+    params = parameters()
+    optimizer = make(params)
+    (group,) = optimizer.param_groups
+    group["schedules"].clear()
+    give_gradients(params, 0)
+    for name, hyper in optimizer.hyper(group).items():
+        kept = group["betas"] if name.startswith("beta") else group[name]
+        beyond = [hyper.low if hyper.low_open else math.nextafter(hyper.low, -math.inf)]
+        beyond += [hyper.high if hyper.high_open else math.nextafter(hyper.high, math.inf)]
+        for value in (*beyond, math.nan):
+            optimizer.write(group, name, value)
+            with pytest.raises(UserError, match=rf"^{name} is .*, and must lie in "):
+                optimizer.step()
+        group["betas" if name.startswith("beta") else name] = kept
+    assert not optimizer.state
+    optimizer.step()
+
+
+SWITCHED = [("maximize", OF_RULE["lion"]), ("nesterov", SGDP), ("nesterov", AdamP), ("bias_correction", Adam)]
+
+
+@pytest.mark.parametrize(("name", "make"), SWITCHED)
+def test_what_is_on_or_off_is_neither_a_word_nor_a_number(name: str, make: Make) -> None:
+    for value in ("no", 1, None):
+        with pytest.raises(UserError, match=f"^{name} is {value!r}: give True or False"):
+            make(parameters(), **{name: value})
+    params = parameters()
+    optimizer = make(params)
+    optimizer.param_groups[0][name] = "no"
+    give_gradients(params, 0)
+    with pytest.raises(UserError, match=f"^{name} is 'no': give True or False"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong"),
+    [
+        *[(Momentum, word) for word in ("lt", "rl", "LR", "l_r", "mu", "wd", "decay", "nesterov", "dampening")],
+        *[(QHM, word) for word in ("mu", "n", "un", "learning_rate")],
+        *[(Adam, word) for word in ("esp", "epz", "epsilon", "beta", "beta2", "Betas", "amsgrad")],
+    ],
+)
+def test_short_and_foreign_words_in_edited_groups_raise(make: Make, wrong: str) -> None:
+    params = parameters()
+    optimizer = make(params)
+    optimizer.param_groups[0][wrong] = 0.5
+    give_gradients(params, 0)
+    with pytest.raises(UserError, match=f"'{wrong}', which was added to a group: "):
+        optimizer.step()
+
+
+def test_words_of_the_users_own_in_edited_groups_are_left_alone() -> None:
+    params = parameters()
+    optimizer = Adam(params)
+    for word in ("label", "layer", "lr_mult", "lr_scale", "depth", "tag", "id", "group_name", "T_cur", "frozen"):
+        optimizer.param_groups[0][word] = 0.5
+    run(optimizer, params, range(2))
 
 
 @every

@@ -91,9 +91,14 @@ def advance(batches: list[Batch]) -> None:
 
 def grad_norm(pieces: Iterable[tuple[Common, Piece]]) -> Tensor:
     """The norm of the whole gradient, weight decay included, as `ravine.rules.base.whole_norm` has it."""
-    norms = [torch.linalg.vector_norm(seen(common, piece[0], piece[1])[1]) for common, piece in pieces]
+    norms = [_whole(torch.linalg.vector_norm(seen(common, piece[0], piece[1])[1])) for common, piece in pieces]
     wide = functools.reduce(torch.promote_types, (norm.dtype for norm in norms))
     return nonzero(torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device, wide) for norm in norms])))
+
+
+def _whole(norm: Tensor) -> Tensor:
+    """A norm as a plain tensor: that of a sharded gradient goes with parameters that are not sharded, too."""
+    return norm if plain(norm) or not hasattr(norm, "full_tensor") else norm.full_tensor()
 
 
 def move(common: Common, piece: Piece) -> None:

@@ -20,7 +20,7 @@ from ravine.optim import checkpoint
 from ravine.optim.arithmetic import Batch, Room, advance
 from ravine.optim.batches import Arrangement, Called, Given, Taken, Way, copied, gathered, same, stream
 from ravine.optim.compiled import Compiler, Program
-from ravine.optim.groups import Group, Reading, check_edits, check_names, checks_words, number, unpacked
+from ravine.optim.groups import Group, Reading, check_edits, check_names, check_switches, checks_words, number, unpacked
 from ravine.optim.kernels import plain
 from ravine.optim.sources import Source
 from ravine.rules.base import Hyper, Rule
@@ -139,6 +139,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _numbers(self, group: Group) -> dict[str, float]:
         """The checked hyper-parameters of a group's next step, as numbers; its schedules are asked."""
         check_edits(type(self).__name__, group, self.defaults)
+        check_switches(group)
         rule = self.rule_of(group)
         if rule.name != group["rule"]:
             raise UserError(

@@ -4,7 +4,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -22,6 +22,18 @@ OTHERS = frozenset(
     }
 )
 """Keys of a group that are no options of the optimizer."""
+
+
+WORDS = frozenset(
+    {
+        *("learning_rate", "mu", "beta", "beta1", "beta2", "epsilon", "wd", "decay"),
+        *("dampening", "nesterov", "amsgrad", "centered"),
+    }
+)
+"""Other names of options, and options of other optimizers: who writes one into a group expects something of it."""
+
+SWITCHES = ("maximize", "nesterov", "bias_correction")
+"""Options that are on or off."""
 
 
 class UnknownOption(UserError, TypeError):
@@ -48,10 +60,26 @@ def check_names(owner: str, group: Mapping[str, object], options: Collection[str
 
 
 def check_edits(owner: str, group: Mapping[str, object], options: Collection[str]) -> None:
-    """Raise `UnknownOption` if a group was given a key like a misspelt option; any other may be a scheduler's."""
+    """Raise `UnknownOption` if a group was given a key like a misspelt option; any other may be a user's own."""
     for name in group.keys() - OTHERS - set(options):
-        if get_close_matches(name, options, n=1, cutoff=0.75):
+        if name in WORDS or any(misspelt(name, option) for option in options):
             raise UnknownOption(f"{owner} has no option {name!r}, which was added to a group: {hint(name, options)}")
+
+
+def misspelt(name: str, option: str) -> bool:
+    """Whether a name is an option but for a few letters; of a short one, for a letter, or for the order of two."""
+    name = name.lower()
+    parts = SequenceMatcher(None, name, option).get_opcodes()
+    letters = sum(max(end - start, last - first) for kind, start, end, first, last in parts if kind != "equal")
+    near = get_close_matches(name, [option], cutoff=0.75)
+    return bool(near) or letters <= 1 or sorted(name) == sorted(option)
+
+
+def check_switches(group: Mapping[str, object]) -> None:
+    """Raise `UserError` if an option that is on or off is neither."""
+    for name in SWITCHES:
+        if not isinstance(value := group.get(name, False), bool):
+            raise UserError(f"{name} is {value!r}: give True or False")
 
 
 def number(name: str, value: object, hyper: Hyper) -> float:

@@ -23,8 +23,10 @@ def _scaled_step(param: Tensor, direction: Tensor, squares: Tensor, c: Tensors, 
 class AdaGrad(Rule):
     """AdaGrad: ``s <- s + g^2; w <- w - lr g / (sqrt(s) + eps)``, s = 0 at the start.
 
-    Duchi, Hazan and Singer 2011, the diagonal version. The same rule as ``torch.optim.Adagrad`` without lr_decay, up
-    to rounding; eps is outside the root. The first step has length lr in every element.
+    Duchi, Hazan and Singer, "Adaptive subgradient methods for online learning and stochastic optimization" (JMLR 12,
+    2011), the diagonal version. The same rule as ``torch.optim.Adagrad``, up to rounding, without lr_decay and
+    initial_accumulator_value, both 0 in torch unless given; eps is outside the root. The defaults lr .01 and eps 1e-10
+    are torch's. The first step has length lr in every element. There is no momentum, and so no form of it.
     """
 
     name = "adagrad"
@@ -43,7 +45,8 @@ class RMSProp(Rule):
 
     Tieleman and Hinton 2012 (lecture 6e, alpha = .9). The same rule as ``torch.optim.RMSprop``, neither centred nor
     with momentum, up to rounding: eps outside the root, and no bias correction, so that the first step has length
-    lr / sqrt(1 - alpha), ten times lr at the default alpha.
+    lr / sqrt(1 - alpha), ten times lr at the default alpha. The defaults, lr .01, alpha .99 and eps 1e-8, are torch's.
+    There is no momentum, and so no form of it.
     """
 
     name = "rmsprop"
@@ -69,7 +72,9 @@ class Adam(Rule):
 
     Kingma and Ba 2015, Algorithm 1. With bias correction m^ = m / (1 - b1^t) and s^ = s / (1 - b2^t) at step t, eps
     is added after it: the same rule as ``torch.optim.Adam``, up to rounding. Without, m^ = m and s^ = s.
-    Powers are of the present b1 and b2, as in torch, also when a schedule changes them.
+    Powers are of the present b1 and b2, as in torch, also when a schedule changes them. m is in EMA form. The defaults,
+    lr .001, beta1 .9, beta2 .999, eps 1e-8 and bias correction, are torch's. Torch's amsgrad is not here, nor is its
+    decoupled_weight_decay: that is `AdamW`.
     """
 
     name = "adam"
@@ -106,7 +111,9 @@ class AdamW(Adam):
     """AdamW: Adam with decoupled weight decay, ``w <- (1 - lr weight_decay) w`` before the step of `Adam`.
 
     Loshchilov and Hutter 2019, Algorithm 2, with their schedule multiplier inside lr. The same rule as
-    ``torch.optim.AdamW``, up to rounding. Where there is no weight decay it is Adam.
+    ``torch.optim.AdamW`` without amsgrad, up to rounding. Where there is no weight decay it is Adam. m is in EMA form.
+    The defaults are torch's, those of `Adam`: lr .001, beta1 .9, beta2 .999, eps 1e-8. In `ravine.optim.AdamW` the
+    weight decay is .01 unless given, as in torch; the rule by itself has none.
     """
 
     name = "adamw"
@@ -126,8 +133,10 @@ class NAdam(Rule):
     m and s as in `Adam`, p = the product of mu_1..mu_t:
     ``w <- w - lr (mu_(t+1) m / (1 - p mu_(t+1)) + (1 - mu_t) g / (1 - p)) / (sqrt(s^) + eps)``.
 
-    Dozat 2016, Algorithm 2 (b1 also averages m). The same rule as ``torch.optim.NAdam``, up to rounding, and that
-    torch keeps p in float32: mu_(t+1) is taken at the present b1, also when a schedule changes it.
+    Dozat 2016, Algorithm 2 (b1 also averages m, which is in EMA form). The same rule as ``torch.optim.NAdam``, up to
+    rounding, and that torch keeps p in float32: mu_(t+1) is taken at the present b1, also when a schedule changes it.
+    Torch's decoupled_weight_decay is not here. The defaults, lr .002, beta1 .9, beta2 .999, eps 1e-8 and
+    momentum_decay .004, are torch's.
     """
 
     name = "nadam"
@@ -172,8 +181,9 @@ class AdaMomentum(Rule):
     and s^ corrected as in `Adam`.
 
     Wang et al. 2021 ("Rethinking Adam: a twofold exponential moving average approach", arXiv 2106.11514; later named
-    AdaM3). eps is added inside s at every step and nowhere else, so s^ is at least eps / (1 - b2): 1e-5 at the
-    defaults, which are the paper's. Weight decay is coupled here; the paper's choice is not known.
+    AdaM3), Algorithm 1; m is in EMA form. eps is added inside s at every step and nowhere else, so s^ is at least
+    eps / (1 - b2): 1e-5 at the defaults, which are the paper's: lr .001, beta1 .9, beta2 .999, eps 1e-8. Torch has no
+    such rule. Weight decay is coupled here; the paper's choice is not known.
     """
 
     name = "adamomentum"

@@ -19,10 +19,14 @@ class FilteredDescent(Rule):
     m^ = m / (1 - b1^t), s^ = s (1 - b1) (1 - b1^2t) / ((1 + b1) (1 - b2^t)), which is the variance of the average m^,
     and K = s^ / (s^ + (g - m^)^2 + eps): ``w <- w - lr (m^ + gain (g - m^))``.
 
-    "Signal processing meets SGD: from momentum to filter", arXiv 2311.02818. The authors published three gains: K in
-    the paper of 2024, 2K in their code of 2025, and the root of K, here the default, in their code since 2026. The
-    learning rate is one of EMA form: .5 here is .05 in heavy-ball form at .9. eps is inside the sum, and there is no
-    root. The authors take b1 = .5 on ImageNet. Their code writes the weight decay into ``p.grad``.
+    "Signal processing meets SGD: from momentum to filter", arXiv 2311.02818, and 2603.06120 (CVPR 2026); the equations
+    are those of the authors' code (LilYau350/SGDF-Optimizer). They published three gains: K in the paper of 2024, 2K in
+    their code of 2025, and the root of K, here the default, in their code since 2026. m is in EMA form, and so is the
+    learning rate: .5 here is .05 in heavy-ball form at .9. eps is inside the sum, and there is no root.
+
+    The defaults, lr .5, b1 .9, b2 .999 and eps 1e-8, are those of their code; on ImageNet they take b1 = .5. Their code
+    writes the weight decay into ``p.grad``, and since 2026 it has an option to decouple it: here it is coupled, and
+    ``p.grad`` is only read.
     """
 
     name = "sgdf"

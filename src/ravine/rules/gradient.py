@@ -10,8 +10,9 @@ from ravine.rules.base import Hyper, Rule, Tensors, learning_rate
 class GradientDescent(Rule):
     """Gradient descent: ``w <- w - lr g``.
 
-    With mini-batches it is SGD (Robbins and Monro 1951). Equals ``torch.optim.SGD(lr)`` bit for bit.
-    On a quadratic of curvature c it is stable for lr c < 2.
+    With mini-batches it is SGD (Robbins and Monro 1951). Equals ``torch.optim.SGD(lr)`` bit for bit. There is no
+    momentum, and so no form of it. The default lr .001 is torch's. On a quadratic of curvature c it is stable for
+    lr c < 2.
     """
 
     name = "sgd"

@@ -12,8 +12,8 @@ class QuasiHyperbolicMomentum(Rule):
     """QHM: ``m <- mu m + (1 - mu) g; w <- w - lr ((1 - nu) g + nu m)``, m = 0 at the start.
 
     Ma and Yarats 2019, Eq. 3 and 4, EMA form. nu = 0 is gradient descent, nu = 1 `EMAMomentum`, nu = mu `EMANesterov`.
-    Defaults: the authors' rule of thumb nu = .7, mu = .999 (their class asks for all three). Their lr is one of EMA
-    form as well: 1.0 where heavy-ball form at .9 takes .1.
+    Defaults: the authors' rule of thumb nu = .7, mu = .999, and lr .01, which is ours (their class asks for all three).
+    Their lr is one of EMA form as well: 1.0 where heavy-ball form at .9 takes .1. Torch has no such rule.
     """
 
     name = "qhm"
@@ -36,9 +36,10 @@ class QuasiHyperbolicMomentum(Rule):
 class AggregatedMomentum(Rule):
     """AggMo: ``v_i <- b_i v_i + g; w <- w - (lr / K) sum_i v_i`` for i = 1..K, all v_i = 0 at the start.
 
-    Lucas, Sun, Zemel and Grosse 2019 ("Aggregated momentum: stability through passive damping"); heavy-ball form in
-    every velocity. Defaults: b = (0, .9, .99), which is 1 - .1^(i-1) with K = 3, as theirs. K = 1 is `Momentum`. The
-    state is K times the parameters.
+    Lucas, Sun, Zemel and Grosse 2019 ("Aggregated momentum: stability through passive damping"), Eq. 4, whose
+    velocities are minus these; heavy-ball form in every velocity. lr / K is the paper's: some libraries take lr.
+    Defaults: b = (0, .9, .99), which is 1 - .1^(i-1) with K = 3, as theirs, and lr .001, which is ours. K = 1 is
+    `Momentum`. The state is K times the parameters. Torch has no such rule.
     """
 
     name = "aggmo"

@@ -25,7 +25,9 @@ class Momentum(Rule):
 
     Polyak 1964; Sutskever et al. 2013, Eq. 1 and 2, whose velocity is -lr v while lr is constant. The same rule as
     ``torch.optim.SGD(lr, momentum=mu)``; torch rounds mu v before it adds g, here the sum is rounded once, so that
-    a step differs by at most one rounding of v. On a quadratic of curvature c it is stable for lr c < 2 + 2 mu.
+    a step differs by at most one rounding of v. Torch's dampening is not here: `EMAMomentum` is what it is wanted for.
+    The default lr .001 is torch's, momentum .9 is ours: torch's is 0. On a quadratic of curvature c it is stable for
+    lr c < 2 + 2 mu.
     """
 
     name = "momentum"
@@ -41,11 +43,12 @@ class Momentum(Rule):
 class Nesterov(Rule):
     """Nesterov's momentum in torch's look-ahead form: ``v <- mu v + g; w <- w - lr (g + mu v)``, v = 0 at the start.
 
-    Nesterov 1983; Sutskever et al. 2013, Eq. 3 and 4. The stored w is the look-ahead point, at which the gradient is
-    taken; with constant lr and mu the paper's theta is w + lr mu v. The same rule as ``torch.optim.SGD(lr,
-    momentum=mu, nesterov=True)``, to one rounding of v a step. On a quadratic of curvature c it is stable for
-    lr c < (2 + 2 mu) / (1 + 2 mu): less than classical momentum. While lr or mu changes it is not the paper's method:
-    that is `SutskeverNesterov`.
+    Nesterov 1983; Sutskever et al. 2013, Eq. 3 and 4; here in heavy-ball form. The stored w is the look-ahead point, at
+    which the gradient is taken; with constant lr and mu the paper's theta is w + lr mu v. The same rule as
+    ``torch.optim.SGD(lr, momentum=mu, nesterov=True)``, to one rounding of v a step; there is no dampening, which torch
+    asks to be 0 here. The default lr .001 is torch's, momentum .9 is ours: torch's is 0. On a quadratic of curvature c
+    it is stable for lr c < (2 + 2 mu) / (1 + 2 mu): less than classical momentum. While lr or mu changes it is not the
+    paper's method: that is `SutskeverNesterov`.
     """
 
     name = "nesterov"
@@ -66,8 +69,11 @@ class Nesterov(Rule):
 class EMAMomentum(Rule):
     """Classical momentum in EMA form: ``m <- mu m + (1 - mu) g; w <- w - lr m``, m = 0 at the start.
 
-    While mu is constant, the same trajectory as heavy-ball form with lr (1 - mu), whatever lr does. This is *not*
-    ``torch.optim.SGD(dampening=mu)``, which takes the whole first gradient. Stable for lr c < 2 (1 + mu) / (1 - mu).
+    Wang et al. 2024 ("The marginal value of momentum for small learning rate SGD", arXiv 2307.15196), Eq. 3; and
+    quasi-hyperbolic momentum with nu = 1 (Ma and Yarats 2019, Eq. 3 and 4). While mu is constant, the same trajectory
+    as heavy-ball form with lr (1 - mu), whatever lr does. Torch has no EMA form: this is *not*
+    ``torch.optim.SGD(dampening=mu)``, which takes the whole first gradient. The defaults lr .01 and momentum .9 are
+    ours: the steps of `Momentum` at its defaults. Stable for lr c < 2 (1 + mu) / (1 - mu).
     """
 
     name = "ema-momentum"
@@ -85,8 +91,9 @@ class EMAMomentum(Rule):
 class EMANesterov(Rule):
     """Nesterov's momentum in EMA form: ``m <- mu m + (1 - mu) g; w <- w - lr ((1 - mu) g + mu m)``, m = 0 at the start.
 
-    While mu is constant, the same trajectory as `Nesterov` with lr (1 - mu), whatever lr does; and quasi-hyperbolic
-    momentum with nu = mu (Ma and Yarats 2019). The stored w is the look-ahead point.
+    Quasi-hyperbolic momentum with nu = mu (Ma and Yarats 2019, Eq. 3 and 4). While mu is constant, the same trajectory
+    as `Nesterov` with lr (1 - mu), whatever lr does. The stored w is the look-ahead point. Torch has no EMA form, and
+    with nesterov no dampening. The defaults lr .01 and momentum .9 are ours: the steps of `Nesterov` at its defaults.
     """
 
     name = "ema-nesterov"
@@ -106,8 +113,10 @@ class EMANesterov(Rule):
 class SutskeverMomentum(Rule):
     """Classical momentum as Sutskever et al. 2013 write it: ``v <- mu v - lr g; w <- w + v``, v = 0 at the start.
 
-    Eq. 1 and 2. While lr is constant, the same trajectory as `Momentum`, whatever mu does, with v = -lr times its
-    velocity. When lr changes, the velocity keeps what it has: torch's form rescales it at once.
+    Eq. 1 and 2, Sutskever's form. While lr is constant, the same trajectory as `Momentum`, whatever mu does, with
+    v = -lr times its velocity. When lr changes, the velocity keeps what it has: torch's form rescales it at once. The
+    default lr .001 is that of torch's SGD, momentum .9 is ours. For autoencoders the paper takes the best lr of a grid
+    from .0001 to .05, and a schedule of mu, `ravine.schedules.SutskeverMomentum`, with a highest mu from 0 to .999.
     """
 
     name = "sutskever-momentum"
@@ -124,9 +133,10 @@ class SutskeverNesterov(Rule):
 
     The paper (Eq. 3 and 4): ``v' = mu v - lr grad f(theta + mu v); theta' = theta + v'``. The stored w is phi, at
     which the gradient is taken: ``v' = mu v - lr g; w <- w + mu' v' - lr g``, mu' being the momentum of the *next*
-    step; v = 0 at the start, and theta = w - mu' v' after a step. These are the paper's iterates for any schedule of lr
-    and mu. While both are constant it is `Nesterov`. Where the next momentum is not known (no schedule of ours gives
-    it), mu' = mu.
+    step; v = 0 at the start, and theta = w - mu' v' after a step: Sutskever's form. These are the paper's iterates for
+    any schedule of lr and mu. While both are constant it is `Nesterov`, and so torch's; else torch has mu for mu', and
+    rescales the velocity when lr changes. Where the next momentum is not known (no schedule of ours gives it),
+    mu' = mu. Defaults as `SutskeverMomentum`: lr .001, that of torch's SGD, and momentum .9, ours.
     """
 
     name = "sutskever-nesterov"
@@ -142,9 +152,12 @@ class SutskeverNesterov(Rule):
 class EarlyMomentum(Rule):
     """SGDEM, momentum for the first steps only: ``v <- mu_t v - lr g; w <- w + v``, mu_t = mu for t <= until, then 0.
 
-    Ramezani-Kebrya et al., "On the generalization of stochastic gradient descent with momentum" (arXiv 1809.04564).
-    They write v as w_t - w_(t-1), so the form is Sutskever's; t counts the steps of a parameter, from 1. until = 0 is
-    gradient descent, until = the number of steps is `SutskeverMomentum`. The default of until is ours.
+    Ramezani-Kebrya, Khisti and Liang 2018, "On the generalization of stochastic gradient descent with momentum" (arXiv
+    1809.04564; SGDEM is in 2102.13653 too): w_(t+1) = w_t + mu_t (w_t - w_(t-1)) - lr g_t. Their w_t - w_(t-1) is v, so
+    the form is Sutskever's, and their t_d is until; t counts the steps of a parameter, from 1. until = 0 is gradient
+    descent, until = the number of steps is `SutskeverMomentum`. The defaults, lr .001, momentum .9 and until 200, are
+    ours; which t_d they took is not known to us. Nor is code of theirs. While lr is constant, ``torch.optim.SGD`` takes
+    the same steps if its momentum is set to 0 after step until; when lr changes, its form rescales the velocity.
     """
 
     name = "early-momentum"

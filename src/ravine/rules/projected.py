@@ -77,15 +77,18 @@ def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, produc
 class SGDP(Rule):
     """SGDP: heavy-ball momentum whose step is projected: ``v <- mu v + g; w <- w - lr P(v)``, v = 0 at the start.
 
-    Heo et al. 2021 ("AdamP: slowing down the slowdown for momentum optimizers on scale-invariant weights"). P looks,
-    for a tensor of two dimensions or more, first at its rows (the weights of each output), then at all of it as one
-    row; where every |cos(g, row)| is less than delta / sqrt(length of the row), it takes away the part of the step
-    along each row (cosines of the *gradient*, projection of the *step*); else it does nothing. With ``nesterov`` the
-    step is g + mu v. Weight decay is decoupled, as in the authors' code: w <- (1 - lr weight_decay r / (1 - mu)) w
-    before the step, r = wd_ratio where there was a projection and else 1.
+    Heo et al. 2021 ("AdamP: slowing down the slowdown for momentum optimizers on scale-invariant weights", arXiv
+    2006.08217), Algorithm 1. P looks, for a tensor of two dimensions or more, first at its rows (the weights of each
+    output), then at all of it as one row; where every |cos(g, row)| is less than delta / sqrt(length of the row), it
+    takes away the part of the step along each row (cosines of the *gradient*, projection of the *step*); else it does
+    nothing. With ``nesterov`` the step is g + mu v. Weight decay is decoupled, as in the authors' code:
+    w <- (1 - lr weight_decay r / (1 - mu)) w before the step, r = wd_ratio where there was a projection and else 1.
 
-    The authors' code has momentum 0 as its default, which makes it pointless: here it is .9. They recommend .9 with
-    nesterov, lr .1 and weight decay 1e-5. Their code also has a dampening, which is not here.
+    The authors' code (clovaai/AdamP) has momentum 0 as its default, which makes it pointless: here it is .9. It has no
+    default lr: .001 is ours. delta .1, wd_ratio .1, eps 1e-8 and no nesterov are theirs. They recommend momentum .9
+    with nesterov, lr .1 and weight decay 1e-5. Without nesterov their code projects the momentum buffer itself, in
+    place, so that the next steps build on the projection; here, as in Algorithm 1, the buffer stays as it is. With
+    nesterov the steps are theirs, up to rounding. Their code also has a dampening, which is not here.
     """
 
     name = "sgdp"
@@ -117,9 +120,11 @@ class SGDP(Rule):
 class AdamP(Rule):
     """AdamP: Adam whose step is projected: ``w <- w - lr P(m^ / (sqrt(s^) + eps))``, P as in `SGDP`.
 
-    Heo et al. 2021, Algorithm 2; m, s, bias correction and eps as in `Adam`. With ``nesterov``, b1 m + (1 - b1) g takes
-    the place of m. Weight decay is decoupled: w <- (1 - lr weight_decay r) w before the step, r = wd_ratio where there
-    was a projection and else 1. Defaults as in the authors' code.
+    Heo et al. 2021, Algorithm 2; m, in EMA form, s, bias correction and eps as in `Adam`. With ``nesterov``,
+    b1 m + (1 - b1) g takes the place of m. Weight decay is decoupled: w <- (1 - lr weight_decay r) w before the step,
+    r = wd_ratio where there was a projection and else 1; torch's AdamW has neither P nor r. The steps are those of the
+    authors' code (clovaai/AdamP), up to rounding, and so are the defaults: lr .001, beta1 .9, beta2 .999, eps 1e-8,
+    delta .1, wd_ratio .1, no nesterov.
     """
 
     name = "adamp"

@@ -13,7 +13,12 @@ from ravine.rules.momentum import DECAY_OF_VELOCITY
 
 
 class SignSGD(Rule):
-    """signSGD: ``w <- w - lr sign(g)``, with sign(0) = 0 (Bernstein et al. 2018, Algorithm 1)."""
+    """signSGD: ``w <- w - lr sign(g)``, with sign(0) = 0.
+
+    Bernstein et al. 2018, Algorithm 1. There is no momentum, and so no form of it. The default lr .001 is ours: Adam's,
+    as both step by about lr. Torch has no such rule. The weight decay is added to the gradient; the authors' code of
+    the majority vote adds it to the sign, after the vote.
+    """
 
     name = "signsgd"
     hyper: Mapping[str, Hyper] = {"lr": learning_rate(1e-3)}
@@ -28,7 +33,9 @@ class SignSGD(Rule):
 class Signum(Rule):
     """Signum: ``m <- mu m + (1 - mu) g; w <- w - lr sign(m)``, with sign(0) = 0 and m = 0 at the start.
 
-    Bernstein et al. 2018, Algorithm 2. The weight decay is added to the gradient, not to the sign.
+    Bernstein et al. 2018, Algorithm 2, in EMA form; while mu is constant, heavy-ball form has the same signs. The
+    defaults lr .001 and momentum .9 are ours. Torch has no such rule. The weight decay is added to the gradient; the
+    authors' code of the majority vote adds it to the sign, after the vote.
     """
 
     name = "signum"
@@ -48,9 +55,10 @@ class Signum(Rule):
 class Lion(Rule):
     """Lion: ``w <- w - lr sign(b1 m + (1 - b1) g); m <- b2 m + (1 - b2) g``, with sign(0) = 0 and m = 0 at the start.
 
-    Chen et al. 2023 ("Symbolic discovery of optimization algorithms"), Algorithm 2: the direction is taken before the
-    average moves. Weight decay is decoupled, w <- (1 - lr weight_decay) w before the step. Defaults as in the paper; a
-    good lr is 3 to 10 times smaller than Adam's, and a good weight decay as much larger.
+    Chen et al. 2023 ("Symbolic discovery of optimization algorithms"), Algorithm 2, in EMA form: the direction is taken
+    before the average moves. Weight decay is decoupled, w <- (1 - lr weight_decay) w before the step. The
+    defaults beta1 .9 and beta2 .99 are the paper's, lr .0001 is that of the authors' code; a good lr is 3 to 10 times
+    smaller than Adam's, and a good weight decay as much larger. Torch has no such rule.
     """
 
     name = "lion"

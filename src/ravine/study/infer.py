@@ -227,10 +227,12 @@ def _family(methods: Mapping[str, Finalists], pairs: Sequence[tuple[str, str]], 
     if len(pairs) < 2:
         return _Family(1, np.ones(1))
     names = sorted({name for pair in pairs for name in pair})
-    seeds = np.cov([methods[name].expected for name in names]) / methods[names[0]].expected.size
+    # Subtracted before anything is squared: two methods may differ by less than the rounding of their variances.
+    differences = [methods[method].expected - methods[versus].expected for method, versus in pairs]
+    seeds = np.cov(differences) / len(differences[0])
     search = np.diag([methods[name].search_variance.value for name in names])
     signs = np.array([[(name == method) - (name == versus) for name in names] for method, versus in pairs], dtype=float)
-    covariance = signs @ (seeds + search) @ signs.T
+    covariance = seeds + signs @ search @ signs.T
     scale = np.sqrt(np.diag(covariance))
     values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
     root = vectors * np.sqrt(np.maximum(values, 0))
