@@ -12,6 +12,7 @@ from ravine import rules
 from ravine.optim import (
     OF_RULE,
     SGD,
+    SGDP,
     Adam,
     AdamP,
     AdamW,
@@ -170,7 +171,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-shortened = pytest.mark.parametrize("make", [RMSProp, NAdam, AdamP])
+shortened = pytest.mark.parametrize("make", [RMSProp, NAdam, SGDP, AdamP])
 
 
 @shortened
@@ -180,7 +181,8 @@ def test_a_shortcut_is_the_body(
     make: Make, dtype: torch.dtype, decay: float, maximize: bool, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arithmetic, "BLOCK", 40_000)
-    shapes: list[tuple[int, ...]] = [(7,), (3, 11_001), (75_001,), (LARGE,)]
+    monkeypatch.setattr(kernels, "STRIP", 25_000)
+    shapes: list[tuple[int, ...]] = [(7,), (3, 11_001), (75_001,), (LARGE,), (40, 30, 30)]
     ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     options = {"weight_decay": decay, "maximize": maximize}
     optimizer, twin = make(ours, **options), without(make, twins, **options)
@@ -189,10 +191,12 @@ def test_a_shortcut_is_the_body(
             edit(each, step)
             if make is RMSProp:
                 each.param_groups[0]["alpha"] = 0.9 - 0.2 * step if step < 5 else 0.0
+            if make in (SGDP, AdamP):
+                each.param_groups[0]["delta"] = 10.0 if step % 2 else 0.1  # with and without a projection
             run(each, params, range(step, step + 1))
         assert_alike(optimizer, ours, twin, twins)
     whole = rule_of(optimizer).elementwise is False
-    assert taken == [33_003, *([75_001] if whole else [40_000, 35_001])] * 6
+    assert taken == [33_003, *([75_001] if whole else [40_000, 35_001]), 36_000] * 6
 
 
 @shortened
@@ -252,9 +256,10 @@ def test_where_a_square_overflows_a_shortcut_goes_on_as_torch_does(taken: list[i
     torch.testing.assert_close(ours[0], twins[0], rtol=1e-5, atol=1e-5)
 
 
-def test_adamp_with_nesterov_has_the_body(taken: list[int]) -> None:
+@pytest.mark.parametrize("make", [SGDP, AdamP])
+def test_a_projection_with_nesterov_has_the_body(make: Make, taken: list[int]) -> None:
     params = parameters(shapes=[(3, 11_001)])
-    run(AdamP(params, nesterov=True), params, range(1))
+    run(make(params, nesterov=True), params, range(1))
     assert not taken
 
 

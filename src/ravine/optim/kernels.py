@@ -11,7 +11,7 @@ They share the elements of every tensor among all threads, which takes longer th
 tensors are stepped by one thread: `in_turn`.
 
 Torch has no kernel of RMSProp, NAdam and AdamP, but that of Adam does most of their work: `SHORTCUTS`. They take a
-block at a time, as the bodies do. Where the square of a gradient overflows they go on as torch's optimizers do, for it
+block at a time, as the bodies do, and rules that look at rows some rows at a time. Where the square of a gradient overflows they go on as torch's optimizers do, for it
 is multiplied by 1 - beta2 before; the bodies end in infinity.
 """
 
@@ -31,7 +31,7 @@ from torch.autograd.graph import increment_version
 
 from ravine import rules
 from ravine.rules.base import Rule, Tensors
-from ravine.rules.projected import step_projected
+from ravine.rules.projected import retained, row_numbers, step_projected
 
 Kernel: TypeAlias = Callable[..., None]
 """Steps a list of parameters, given with one of gradients and one of each slot; then the hyper-parameters, by name."""
@@ -266,15 +266,56 @@ def _nadam(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
     _divided(param, grad, direction, state["exp_avg_sq"], lr=lr, keep=keep, gain=c["gain2"], eps=c["eps"])
 
 
+STRIP = 1024 * 1024
+"""Elements of the rows that are looked at together, so that they stay in the cache."""
+
+
+def _by_rows(
+    make: Callable[..., object],
+    param: Tensor,
+    grad: Tensor,
+    move: Tensor,
+    slots: list[Tensor],
+    c: Tensors,
+    room: Tensor,
+) -> None:
+    """`step_projected`, some rows at a time, with the step that ``make(grad, move, *slots)`` makes of theirs."""
+    if param.dim() < 2:
+        make(grad, move, *slots)
+        step_projected(param, grad, move, c, room)
+        return
+    rows = max(1, STRIP * len(param) // param.numel())
+    strips = list(zip(*(torch.split(tensor, rows) for tensor in (param, grad, move, *slots)), strict=True))
+    numbers = []
+    for point, slope, step, *state in strips:
+        make(slope, step, *state)
+        numbers.append(row_numbers(point, slope, step, room[: len(point)]))
+    factors = retained([torch.cat(column) for column in zip(*numbers, strict=True)], param, c)
+    for (point, _, step, *_), factor in zip(strips, torch.split(factors, rows), strict=True):
+        point.mul_(factor).addcmul_(step, c["lr"], value=-1)
+
+
+def _sgdp(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
+    def make(slope: Tensor, velocity: Tensor) -> None:
+        torch.addcmul(slope, velocity, c["momentum"], out=velocity)
+
+    _by_rows(make, param, grad, state["momentum_buffer"], [], c, state["product"])
+
+
 def _adamp(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    move, keep = state["ratio"].zero_(), 1 - float(c["gain1"])
-    _divided(move, grad, state["exp_avg"], state["exp_avg_sq"], lr=-1.0, keep=keep, gain=c["gain2"], eps=c["eps"])
-    step_projected(param, grad, move, c, state["product"])
+    keep = 1 - float(c["gain1"])
+
+    def make(slope: Tensor, step: Tensor, mean: Tensor, squares: Tensor) -> None:
+        _divided(step.zero_(), slope, mean, squares, lr=-1.0, keep=keep, gain=c["gain2"], eps=c["eps"])
+
+    slots = [state["exp_avg"], state["exp_avg_sq"]]
+    _by_rows(make, param, grad, state["ratio"], slots, c, state["product"])
 
 
 SHORTCUTS: Mapping[type[Rule], Shortcut] = {
     rules.RMSProp: _rmsprop,
     rules.NAdam: _nadam,
+    rules.SGDP: _sgdp,
     rules.AdamP: _adamp,
 }
 
@@ -285,7 +326,7 @@ def shortcut_of(rule: Rule, tensors: tuple[Tensor, ...]) -> Shortcut | None:
     Only what is larger than a gathered piece: small tensors would be rounded otherwise alone than together.
     """
     shortcut = SHORTCUTS.get(type(rule)) if tensors[0].numel() > LARGE else None
-    if shortcut is None or (isinstance(rule, rules.AdamP) and rule.nesterov) or not takes(tensors):
+    if shortcut is None or (isinstance(rule, rules.SGDP | rules.AdamP) and rule.nesterov) or not takes(tensors):
         return None
     return shortcut
 

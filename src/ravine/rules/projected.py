@@ -5,7 +5,7 @@ weight only makes the weight longer, and so the effective step shorter.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,38 +37,42 @@ def _dots(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
     return torch.mul(left, right, out=product).sum(-1)
 
 
-def _excess(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> tuple[Tensor, Tensor] | None:
-    """How many times the weights are in ``move`` and are to be taken out, and whether there is a projection, per run.
+def row_numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs: int = 0) -> tuple[Tensor, ...]:
+    """Four numbers of each output's weights w: |w|, |g|, (w, g) and (w, move), each of shape (..., rows).
 
-    First each output's weights are a row, then the whole tensor is one: the first view in which the gradient is
-    orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. All of it comes from four numbers a row, those of
-    the whole tensor too, so nothing of the size of the tensor is made but ``product``, which is room for a temporary.
-    None for tensors of one dimension or none, which are left alone.
+    ``product`` is room for a temporary; nothing else of the size of the tensor is made.
     """
-    runs = c["lr"].dim() and 1
-    if param.dim() < runs + 2:
-        return None
     w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
-    h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
     sizes, slopes = (torch.linalg.vector_norm(tensor, dim=-1) for tensor in (w, g))
-    with_grad, with_move = _dots(w, g, product), _dots(w, m, product)
-    by_row = _orthogonal(sizes, slopes, with_grad, w.shape[-1], h).all(-1, keepdim=True)
+    return sizes, slopes, _dots(w, g, product), _dots(w, m, product)
+
+
+def retained(numbers: Sequence[Tensor], param: Tensor, c: Tensors, runs: int = 0) -> Tensor:
+    """What each output's weights are multiplied by, 1 - decay + lr excess, from the `row_numbers` of all of them.
+
+    excess w is the part of the step along the weights. First each output's weights are a row, then the whole tensor is
+    one: the first view in which the gradient is orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. The
+    decay is reduced where there was a projection.
+    """
+    sizes, slopes, with_grad, with_move = numbers
+    h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
+    length = param.shape[runs:].numel()
+    by_row = _orthogonal(sizes, slopes, with_grad, length // max(sizes.shape[-1], 1), h).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), w.shape[-2:].numel(), h)
+    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length, h)
     of_row = with_move / (sizes + h["floor"]).square()
     of_layer = with_move.sum(-1, keepdim=True) / (size + h["floor"]).square()
     excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
-    inner = [1] * (param.dim() - runs - 1)
-    return excess.view(*excess.shape, *inner), (by_row | by_layer).view(*excess.shape[:-1], 1, *inner)
+    decay = h["decay"] * torch.where(by_row | by_layer, h["wd_ratio"], 1) if "decay" in h else 0
+    factor = 1 - decay + h["lr"] * excess
+    return factor.view(*factor.shape, *[1] * (param.dim() - factor.dim()))
 
 
 def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
-    """``w <- (1 - decay) w - lr (move - excess w)``; the decay is reduced where there was a projection."""
-    found = _excess(param, grad, move, c, product)
-    if found is not None:
-        excess, projected = found
-        decay = c["decay"] * torch.where(projected, c["wd_ratio"], 1) if "decay" in c else 0
-        param.mul_(1 - decay + c["lr"] * excess)
+    """``w <- (1 - decay) w - lr (move - excess w)``; tensors of one dimension or none are not projected."""
+    runs = c["lr"].dim() and 1
+    if param.dim() > runs + 1:
+        param.mul_(retained(row_numbers(param, grad, move, product, runs), param, c, runs))
     elif "decay" in c:
         param.mul_(1 - c["decay"])
     param.addcmul_(move, c["lr"], value=-1)
