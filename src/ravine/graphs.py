@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 
 def once(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> fx.GraphModule:
-    """Have what is smaller than what it goes into computed once: a number a row, or a coefficient of each run.
+    """Have what is spread over something larger computed once: a number a row, or a coefficient of each run.
 
     Inductor would compute it again for every vector of the larger one, and a C++ compiler does not take it out of the
     loop: what the loop writes might be what it is computed from. What ``as_strided`` takes, Inductor keeps.
@@ -26,16 +26,21 @@ def once(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> fx.GraphModule:
         value = node.meta.get("val")
         if isinstance(value, Tensor):
             owner = owners.setdefault(StorageWeakRef(value.untyped_storage()), node)  # type: ignore[no-untyped-call]
-            if owner.op == "call_function" and any(_size(user) > value.numel() for user in node.users):
-                kept[owner] = owner.meta["val"]
+            whole: Tensor = owner.meta["val"]
+            if owner.op == "call_function" and any(_spread(whole, value, user) for user in node.users):
+                kept[owner] = whole
     for node, value in kept.items():
         with graph.graph.inserting_after(node):
-            whole = graph.graph.call_function(torch.ops.aten.as_strided.default, (node, value.shape, value.stride()))
-        node.replace_all_uses_with(whole, delete_user_cb=partial(operator.is_not, whole))
+            strided = graph.graph.call_function(torch.ops.aten.as_strided.default, (node, value.shape, value.stride()))
+        node.replace_all_uses_with(strided, delete_user_cb=partial(operator.is_not, strided))
     graph.recompile()
     return graph
 
 
-def _size(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    return value.numel() if isinstance(value, Tensor) else 0
+def _spread(whole: Tensor, seen: Tensor, user: fx.Node) -> bool:
+    """Whether each element of a small tensor, as it is seen there, goes into several of what uses it."""
+    large = user.meta.get("val")
+    if not isinstance(large, Tensor) or large.numel() <= whole.numel() or seen.dim() > large.dim():
+        return False
+    ends = zip(reversed(seen.shape), reversed(large.shape), strict=False)
+    return all(size in (1, of_large) for size, of_large in ends)

@@ -17,7 +17,7 @@ Group: TypeAlias = dict[str, Any]
 
 OTHERS = frozenset(
     {
-        *("params", "param_names", "name", "rule"),
+        *("params", "param_names", "name", "rule", "rounding"),
         *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),  # torch's schedulers
     }
 )
@@ -26,7 +26,7 @@ OTHERS = frozenset(
 
 WORDS = frozenset(
     {
-        *("learning_rate", "mu", "beta", "beta1", "beta2", "epsilon", "wd", "decay"),
+        *("learning_rate", "mu", "beta1", "beta2", "epsilon", "wd"),
         *("dampening", "nesterov", "amsgrad", "centered"),
     }
 )
@@ -66,13 +66,20 @@ def check_edits(owner: str, group: Mapping[str, object], options: Collection[str
             raise UnknownOption(f"{owner} has no option {name!r}, which was added to a group: {hint(name, options)}")
 
 
+@functools.lru_cache(maxsize=1024)
 def misspelt(name: str, option: str) -> bool:
-    """Whether a name is an option but for a few letters; of a short one, for a letter, or for the order of two."""
-    name = name.lower()
-    parts = SequenceMatcher(None, name, option).get_opcodes()
-    letters = sum(max(end - start, last - first) for kind, start, end, first, last in parts if kind != "equal")
-    near = get_close_matches(name, [option], cutoff=0.75)
-    return bool(near) or letters <= 1 or sorted(name) == sorted(option)
+    """Whether a name is an option but for a few letters, and not a user's own that holds it, such as ``lr_scale``."""
+    if name.startswith(f"{option}_") or name.endswith(f"_{option}"):
+        return False
+    near = bool(get_close_matches(name.lower(), [option], cutoff=0.8))
+    other_order = sorted(name.lower().replace("_", "")) == sorted(option.replace("_", ""))
+    return near or other_order or (len(option) > 2 and name[0] == option[0] and _letters(name, option) == 1)
+
+
+def _letters(left: str, right: str) -> int:
+    """How many letters have to be changed, added or left out."""
+    parts = SequenceMatcher(None, left, right).get_opcodes()
+    return sum(max(end - start, last - first) for kind, start, end, first, last in parts if kind != "equal")
 
 
 def check_switches(group: Mapping[str, object]) -> None:

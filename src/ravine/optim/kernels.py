@@ -11,8 +11,9 @@ They share the elements of every tensor among all threads, which takes longer th
 tensors are stepped by one thread: `in_turn`.
 
 Torch has no kernel of RMSProp, NAdam and AdamP, but that of Adam does most of their work: `SHORTCUTS`. They take a
-block at a time, as the bodies do, and rules that look at rows some rows at a time. Where the square of a gradient
-overflows they go on as torch's optimizers do, for it is multiplied by 1 - beta2 before; the bodies end in infinity.
+block at a time, as the bodies do; those of AdamP and SGDP, which look at rows, some rows. Where the square of a
+gradient overflows they go on as torch's optimizers do, for it is multiplied by 1 - beta2 before; the bodies end in
+infinity.
 """
 
 from __future__ import annotations
