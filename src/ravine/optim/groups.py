@@ -17,7 +17,7 @@ Group: TypeAlias = dict[str, Any]
 
 OTHERS = frozenset(
     {
-        *("params", "param_names", "name", "rule", "rounding"),
+        *("params", "param_names", "name", "rule"),
         *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),  # torch's schedulers
     }
 )
