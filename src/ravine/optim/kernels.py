@@ -32,7 +32,7 @@ from torch.autograd.graph import increment_version
 
 from ravine import rules
 from ravine.rules.base import Rule, Tensors
-from ravine.rules.projected import retained, row_numbers, step_projected
+from ravine.rules.projected import row_factors, row_numbers, step_projected
 
 Kernel: TypeAlias = Callable[..., None]
 """Steps a list of parameters, given with one of gradients and one of each slot; then the hyper-parameters, by name."""
@@ -291,7 +291,7 @@ def _by_rows(
     for point, slope, step, *state in strips:
         make(slope, step, *state)
         numbers.append(row_numbers(point, slope, step, room[: len(point)]))
-    factors = retained([torch.cat(column) for column in zip(*numbers, strict=True)], param, c)
+    factors = row_factors([torch.cat(column) for column in zip(*numbers, strict=True)], param, c)
     for (point, _, step, *_), factor in zip(strips, torch.split(factors, rows), strict=True):
         point.mul_(factor).addcmul_(step, c["lr"], value=-1)
 

@@ -47,7 +47,7 @@ def row_numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs
     return sizes, slopes, _dots(w, g, product), _dots(w, m, product)
 
 
-def retained(numbers: Sequence[Tensor], param: Tensor, c: Tensors, runs: int = 0) -> Tensor:
+def row_factors(numbers: Sequence[Tensor], param: Tensor, c: Tensors, runs: int = 0) -> Tensor:
     """What each output's weights are multiplied by, 1 - decay + lr excess, from the `row_numbers` of all of them.
 
     excess w is the part of the step along the weights. First each output's weights are a row, then the whole tensor is
@@ -72,7 +72,7 @@ def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, produc
     """``w <- (1 - decay) w - lr (move - excess w)``; tensors of one dimension or none are not projected."""
     runs = c["lr"].dim() and 1
     if param.dim() > runs + 1:
-        param.mul_(retained(row_numbers(param, grad, move, product, runs), param, c, runs))
+        param.mul_(row_factors(row_numbers(param, grad, move, product, runs), param, c, runs))
     elif "decay" in c:
         param.mul_(1 - c["decay"])
     param.addcmul_(move, c["lr"], value=-1)
