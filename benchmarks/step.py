@@ -70,6 +70,13 @@ FUSED: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 """Torch's optimizer of the rules that it has as one kernel."""
 
+CASES: dict[str, tuple[str, dict[str, float]]] = {
+    **{rule: (rule, {}) for rule in OF_RULE},
+    "sgdp-projecting": ("sgdp", {"delta": 1e3}),
+    "adamp-projecting": ("adamp", {"delta": 1e3}),
+}
+"""Rules and their options. Few random gradients are orthogonal enough to be projected, and to project takes longer."""
+
 UNFUSED: dict[str, Callable[..., torch.optim.Optimizer]] = {"rmsprop": torch.optim.RMSprop, "nadam": torch.optim.NAdam}
 """Torch's optimizer of the others that it has."""
 
@@ -93,16 +100,17 @@ STREAM: Make = partial(torch.optim.SGD, lr=1e-3, momentum=0.9, fused=True)
 STREAM_PASSES = 5  # it reads parameter, gradient and velocity, and writes parameter and velocity
 
 
-def peers(rule: str) -> dict[str, Make]:
-    """The peers' ways to step by a rule."""
+def peers(case: str) -> dict[str, Make]:
+    """The peers' ways to step in a case."""
     ways: dict[str, Make] = {}
+    rule, given = CASES[case]
     if theirs := FUSED.get(rule) or UNFUSED.get(rule):
         ways |= {"single": partial(theirs, lr=1e-3, foreach=False), "foreach": partial(theirs, lr=1e-3, foreach=True)}
     if rule in FUSED:
         ways["fused"] = partial(FUSED[rule], lr=1e-3, fused=True)
     if rule in PEERS and (library := pytorch_optimizer()):
         name, options = PEERS[rule]
-        ways["pytorch-optimizer"] = partial(getattr(library, name), lr=1e-3, **options)
+        ways["pytorch-optimizer"] = partial(getattr(library, name), lr=1e-3, **options, **given)
         ways["stream"] = STREAM
     return ways
 
@@ -160,20 +168,21 @@ def parameters(tensors: int, numel: int) -> list[Tensor]:
     return params
 
 
-def ours(rule: str, params: list[Tensor], compiled: bool = False) -> RuleOptimizer:
-    optimizer = for_rule(rule, params, {"lr": 1e-3})
+def ours(case: str, params: list[Tensor], compiled: bool = False) -> RuleOptimizer:
+    rule, options = CASES[case]
+    optimizer = for_rule(rule, params, {"lr": 1e-3, **options})
     if compiled:
         torch._dynamo.reset()
         optimizer.compile()
     return optimizer
 
 
-def measure(rule: str, tensors: int, numel: int, rounds: int) -> Row:
+def measure(case: str, tensors: int, numel: int, rounds: int) -> Row:
     """One row of the table."""
     params = parameters(tensors, numel)
-    eager = ours(rule, params)
-    ways = {"eager": Way(eager), "compiled": Way(ours(rule, params, compiled=True))}
-    ways |= {name: Way(make(params)) for name, make in peers(rule).items()}
+    eager = ours(case, params)
+    ways = {"eager": Way(eager), "compiled": Way(ours(case, params, compiled=True))}
+    ways |= {name: Way(make(params)) for name, make in peers(case).items()}
     state = sum(value.nbytes for values in eager.state.values() for value in values.values())
     slots = len(eager.rule.slots)
     passes = 3 + 2 * slots + eager.rule.normed  # the norm of all takes the gradient once more
@@ -182,7 +191,7 @@ def measure(rule: str, tensors: int, numel: int, rounds: int) -> Row:
     times = alternating({**ways, "copy": Copy()}, rounds)
     bandwidth = [moved * seconds for seconds in times.pop("copy")]
     return {
-        "rule": rule,
+        "rule": case,
         "tensors": tensors,
         "numel": numel,
         "rounds": rounds,
@@ -199,7 +208,7 @@ def measure(rule: str, tensors: int, numel: int, rounds: int) -> Row:
         "first_ms": {name: 1e3 * way.first for name, way in ways.items() if name != "compiled"},
         "compile_s": ways["compiled"].first,
         "state_bytes": state,
-        "bytes_beyond_state": allocated(ours(rule, params).step)[0] - state,
+        "bytes_beyond_state": allocated(ours(case, params).step)[0] - state,
         "bytes_during_step": {one: allocated(ways[one].step)[1] for one in OURS},
     }
 
@@ -319,7 +328,7 @@ def setting() -> Row:
 
 def ordered(rows: Mapping[Key, Row]) -> list[Key]:
     """By rule, as they are listed, and by shape."""
-    order = {rule: k for k, rule in enumerate(OF_RULE)}
+    order = {case: k for k, case in enumerate(CASES)}
     return sorted(rows, key=lambda key: (order[key[0]], *key[1:]))
 
 
@@ -333,7 +342,7 @@ def keep(path: Path, where: Row, rows: Mapping[Key, Row]) -> None:
 def main() -> None:
     """Measures, prints, keeps."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--rules", nargs="+", choices=list(OF_RULE), default=list(OF_RULE), metavar="RULE")
+    words.add_argument("--rules", nargs="+", choices=list(CASES), default=list(CASES), metavar="RULE")
     words.add_argument("--shapes", nargs="+", type=shape, default=list(SHAPES), metavar="TENSORSxNUMEL")
     words.add_argument("--rounds", type=int, default=7)
     words.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.json")

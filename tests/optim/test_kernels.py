@@ -12,6 +12,7 @@ from ravine import rules
 from ravine.optim import (
     OF_RULE,
     SGD,
+    SGDF,
     SGDP,
     Adam,
     AdamP,
@@ -23,8 +24,10 @@ from ravine.optim import (
     arithmetic,
     batches,
     kernels,
+    shortcuts,
 )
-from ravine.optim.kernels import FEW, KERNELS, LARGE, MANY, SHORTCUTS, Shortcut, kernel_of
+from ravine.optim.kernels import FEW, KERNELS, LARGE, MANY, kernel_of
+from ravine.optim.shortcuts import SHORTCUTS, Shortcut
 from ravine.rules.base import Tensors
 
 CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
@@ -167,11 +170,11 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return count
 
-    monkeypatch.setattr(kernels, "SHORTCUTS", {rule: counted(step) for rule, step in SHORTCUTS.items()})
+    monkeypatch.setattr(shortcuts, "SHORTCUTS", {rule: counted(step) for rule, step in SHORTCUTS.items()})
     return found
 
 
-shortened = pytest.mark.parametrize("make", [RMSProp, NAdam, SGDP, AdamP])
+shortened = pytest.mark.parametrize("make", [RMSProp, NAdam, SGDF, SGDP, AdamP])
 
 
 @shortened
@@ -181,7 +184,7 @@ def test_a_shortcut_is_the_body(
     make: Make, dtype: torch.dtype, decay: float, maximize: bool, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arithmetic, "BLOCK", 40_000)
-    monkeypatch.setattr(kernels, "STRIP", 25_000)
+    monkeypatch.setattr(shortcuts, "STRIP", 25_000)
     shapes: list[tuple[int, ...]] = [(7,), (3, 11_001), (75_001,), (LARGE,), (40, 30, 30)]
     ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     options = {"weight_decay": decay, "maximize": maximize}
@@ -254,6 +257,50 @@ def test_where_a_square_overflows_a_shortcut_goes_on_as_torch_does(taken: list[i
     assert taken
     assert ours[0].isfinite().all()
     torch.testing.assert_close(ours[0], twins[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [SGDP, AdamP])
+@pytest.mark.parametrize("view", ["rows", "layer", "neither"])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_shortcut_projects_what_the_body_projects(
+    make: Make, view: str, decay: float, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcuts, "STRIP", 25_000)
+    ours, twins, free = (parameters(shapes=[(4, 100, 100)], dtype=torch.float64) for _ in range(3))
+    options = {"weight_decay": decay, "lr": 1e-3}
+    optimizer, twin = make(ours, **options), without(make, twins, **options)
+    unprojected = make(free, **options, delta=0.0)
+    for step in range(3):
+        for params in (ours, twins, free):
+            give_gradients(params, step)
+            with torch.no_grad():
+                w, grad = params[0].flatten(1), params[0].grad
+                assert grad is not None
+                along = (grad.flatten(1) * w).sum(1, keepdim=True) / w.square().sum(1, keepdim=True)
+                if view != "neither":
+                    grad -= (along * w).view_as(grad)
+                if view == "layer":  # what two rows have along them, the other two have against them
+                    signs = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=w.dtype)[:, None]
+                    grad += (signs * w / w.square().sum(1, keepdim=True)).view_as(grad) * 100
+        for each in (optimizer, twin, unprojected):
+            each.step()
+        assert_alike(optimizer, ours, twin, twins)
+    assert taken == [40_000] * 6
+    assert torch.equal(ours[0], free[0]) == (view == "neither")
+
+
+@shortened
+def test_small_tensors_have_the_body_also_together(make: Make, taken: list[int]) -> None:
+    params = parameters(shapes=[(10, 100)] * (LARGE // 1000 + 1))
+    run(make(params), params, range(1))
+    assert not taken
+
+
+def test_the_other_gains_of_sgdf_have_the_body(taken: list[int]) -> None:
+    for gain in ("K", "2K"):
+        params = parameters(shapes=[(3, 11_001)])
+        run(SGDF(params, gain=gain), params, range(1))
+    assert not taken
 
 
 @pytest.mark.parametrize("make", [SGDP, AdamP])

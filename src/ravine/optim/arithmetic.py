@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ravine.optim.kernels import plain, shortcut_of
+from ravine.optim.kernels import plain
 from ravine.optim.rounding import to_bfloat16
+from ravine.optim.shortcuts import shortcut_of
 from ravine.rules.base import Rule, Tensors, nonzero
 
 BLOCK = 512 * 1024
@@ -101,11 +102,14 @@ def _whole(norm: Tensor) -> Tensor:
     return norm if plain(norm) or not hasattr(norm, "full_tensor") else norm.full_tensor()
 
 
-def move(common: Common, piece: Piece) -> None:
-    """Step one piece, block by block if it is large."""
+def move(common: Common, piece: Piece, alone: bool = True) -> None:
+    """Step one piece, block by block if it is large.
+
+    Only one tensor ``alone`` may be stepped by a shortcut: small ones would be rounded otherwise alone than together.
+    """
     large = common.room is not None and piece[0].numel() > BLOCK
     for block in cut(piece) if large and may_cut(common.rule, piece) else (piece,):
-        apply(common, *block)
+        apply(common, alone and common.room is not None, *block)
 
 
 def may_cut(rule: Rule, piece: Piece) -> bool:
@@ -133,13 +137,13 @@ def seen(common: Common, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return point, rule.decayed(point, grad, c, out=slope)
 
 
-def apply(common: Common, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
-    """Apply the rule to one block."""
+def apply(common: Common, by_shortcut: bool, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
+    """Apply the rule to one block, by its shortcut if it has one and that is allowed."""
     rule = common.rule
     point, slope = seen(common, param, grad)
     state = dict(zip(rule.slots, slots, strict=True))
     rooms = {name: common.temporary(point, name) for name in rule.rooms}
-    shortcut = shortcut_of(rule, (point, slope, *slots, *rooms.values())) if common.room is not None else None
+    shortcut = shortcut_of(rule, (point, slope, *slots, *rooms.values())) if by_shortcut else None
     (shortcut or rule.apply)(point, slope, state | rooms, common.coefficients)
     if shortcut:
         increment_version(param)  # kernels do not, and autograd would go back through the stepped parameter

@@ -41,8 +41,8 @@ Way: TypeAlias = Literal["eager", "graph", "traced"]
 """How a step is taken: piece by piece, by a graph of our own, or within one that ``torch.compile`` makes."""
 
 
-PIECE = 32 * 1024
-"""Elements that are gathered into one piece, so that it stays in the cache until it is scattered."""
+PIECE = 256 * 1024
+"""Elements that are gathered into one piece: it stays in the cache until it is scattered, and makes calls worth it."""
 
 
 def begin(rule: Rule, param: Tensor, state: State) -> None:
@@ -266,7 +266,7 @@ def stream(taken: list[Taken]) -> None:
     for each in taken:
         common = each.common.knowing(norm)
         for source in each.sources:
-            move(common, source.gather(each.grads))
+            move(common, source.gather(each.grads), alone=not isinstance(source, Pack | Moves))
             source.scatter()
 
 

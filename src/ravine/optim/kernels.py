@@ -9,16 +9,10 @@ Nor do the kernels look at shapes, or tell autograd of what they write: the call
 
 They share the elements of every tensor among all threads, which takes longer than to step a small one. So many small
 tensors are stepped by one thread: `in_turn`.
-
-Torch has no kernel of RMSProp, NAdam and AdamP, but that of Adam does most of their work: `SHORTCUTS`. They take a
-block at a time, as the bodies do; those of AdamP and SGDP, which look at rows, some rows. Where the square of a
-gradient overflows they go on as torch's optimizers do, for it is multiplied by 1 - beta2 before; the bodies end in
-infinity.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +25,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ravine import rules
-from ravine.rules.base import Rule, Tensors
-from ravine.rules.projected import row_factors, row_numbers, step_projected
+from ravine.rules.base import Rule
 
 Kernel: TypeAlias = Callable[..., None]
 """Steps a list of parameters, given with one of gradients and one of each slot; then the hyper-parameters, by name."""
@@ -78,7 +71,7 @@ def _added(params: list[Tensor], grads: list[Tensor], *, lr: float, weight_decay
         torch._foreach_add_(params, grads, alpha=lr if maximize else -lr)
 
 
-def _ema(
+def average(
     params: list[Tensor],
     grads: list[Tensor],
     averages: list[Tensor],
@@ -160,8 +153,8 @@ KERNELS: Mapping[type[Rule], Kernel] = {
     rules.GradientDescent: _sgd,
     rules.Momentum: _sgd,
     rules.Nesterov: partial(_sgd, nesterov=True),
-    rules.EMAMomentum: _ema,
-    rules.RandomScaling: _ema,
+    rules.EMAMomentum: average,
+    rules.RandomScaling: average,
     rules.AdaGrad: _adagrad,
     rules.Adam: partial(_adam, torch._fused_adam_),
     rules.AdamW: partial(_adam, torch._fused_adamw_),
@@ -222,114 +215,6 @@ def add(params: list[Tensor], moves: list[Tensor]) -> None:
     """``w <- w + move`` for many small parameters: in half the time of ``torch._foreach_add_``."""
     in_turn(partial(_sgd, lr=1.0, maximize=True), params, moves)
     increment_version(params)
-
-
-Shortcut: TypeAlias = Callable[[Tensor, Tensor, Tensors, Tensors], None]
-"""`Rule.apply`, with room in the state for every temporary. It does not tell autograd of what it writes."""
-
-LATE = torch.tensor(math.inf, dtype=torch.float32, device="cpu")
-"""The number of a step at which Adam's kernel has no bias left to correct: that is in the coefficients."""
-
-
-def _divided(
-    param: Tensor, grad: Tensor, mean: Tensor, squares: Tensor, *, lr: float, keep: float, gain: Tensor, eps: Tensor
-) -> None:
-    """``mean <- keep mean + (1 - keep) g; s <- (1 - gain) s + gain g^2; w <- w - lr mean / (sqrt(s) + eps)``."""
-    torch._fused_adam_(
-        [param],
-        [grad.resolve_neg()],
-        [mean],
-        [squares],
-        [],
-        [LATE],
-        lr=lr,
-        beta1=keep,
-        beta2=1 - float(gain),
-        weight_decay=0.0,
-        eps=float(eps),
-        amsgrad=False,
-        maximize=False,
-    )
-
-
-def _rmsprop(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    mean = state["ratio"].zero_()  # nothing of it is kept, but it must be finite
-    _divided(param, grad, mean, state["square_avg"], lr=float(c["lr"]), keep=0.0, gain=c["gain"], eps=c["eps"])
-
-
-def _nadam(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    """``fresh g + past m``, where m has seen g, is the m before that moved towards g, but for its length."""
-    mean, gain, fresh, past = state["exp_avg"], *(float(c[name]) for name in ("gain1", "fresh", "past"))
-    direction, length = state["direction"].copy_(mean), fresh + past
-    keep = past * (1 - gain) / length
-    mean.lerp_(grad, gain)
-    lr = float(c["lr"]) * length
-    _divided(param, grad, direction, state["exp_avg_sq"], lr=lr, keep=keep, gain=c["gain2"], eps=c["eps"])
-
-
-STRIP = 1024 * 1024
-"""Elements of the rows that are looked at together, so that they stay in the cache."""
-
-
-def _by_rows(
-    make: Callable[..., object],
-    param: Tensor,
-    grad: Tensor,
-    move: Tensor,
-    slots: list[Tensor],
-    c: Tensors,
-    room: Tensor,
-) -> None:
-    """`step_projected`, some rows at a time, with the step that ``make(grad, move, *slots)`` makes of theirs."""
-    if param.dim() < 2:
-        make(grad, move, *slots)
-        step_projected(param, grad, move, c, room)
-        return
-    rows = max(1, STRIP * len(param) // param.numel())
-    strips = list(zip(*(torch.split(tensor, rows) for tensor in (param, grad, move, *slots)), strict=True))
-    numbers = []
-    for point, slope, step, *state in strips:
-        make(slope, step, *state)
-        numbers.append(row_numbers(point, slope, step, room[: len(point)]))
-    factors = row_factors([torch.cat(column) for column in zip(*numbers, strict=True)], param, c)
-    for (point, _, step, *_), factor in zip(strips, torch.split(factors, rows), strict=True):
-        point.mul_(factor).addcmul_(step, c["lr"], value=-1)
-
-
-def _sgdp(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    def make(slope: Tensor, velocity: Tensor) -> None:
-        torch.addcmul(slope, velocity, c["momentum"], out=velocity)
-
-    _by_rows(make, param, grad, state["momentum_buffer"], [], c, state["product"])
-
-
-def _adamp(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    keep = 1 - float(c["gain1"])
-
-    def make(slope: Tensor, step: Tensor, mean: Tensor, squares: Tensor) -> None:
-        _divided(step.zero_(), slope, mean, squares, lr=-1.0, keep=keep, gain=c["gain2"], eps=c["eps"])
-
-    slots = [state["exp_avg"], state["exp_avg_sq"]]
-    _by_rows(make, param, grad, state["ratio"], slots, c, state["product"])
-
-
-SHORTCUTS: Mapping[type[Rule], Shortcut] = {
-    rules.RMSProp: _rmsprop,
-    rules.NAdam: _nadam,
-    rules.SGDP: _sgdp,
-    rules.AdamP: _adamp,
-}
-
-
-def shortcut_of(rule: Rule, tensors: tuple[Tensor, ...]) -> Shortcut | None:
-    """The shortcut of a rule that may be taken with these: the parameter, its gradient, its slots and its room, if any.
-
-    Only what is larger than a gathered piece: small tensors would be rounded otherwise alone than together.
-    """
-    shortcut = SHORTCUTS.get(type(rule)) if tensors[0].numel() > LARGE else None
-    if shortcut is None or (isinstance(rule, rules.SGDP | rules.AdamP) and rule.nesterov) or not takes(tensors):
-        return None
-    return shortcut
 
 
 def takes(tensors: tuple[Tensor, ...]) -> bool:

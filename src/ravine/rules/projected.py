@@ -5,7 +5,7 @@ weight only makes the weight longer, and so the effective step shorter.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -21,47 +21,53 @@ ADAM = Adam()
 RATIO = Hyper(0.1, 0.0, math.inf, meaning="factor of the weight decay of weights that count as free of scale")
 
 
-def _rows(tensor: Tensor, runs: int) -> Tensor:
+def _rows(tensor: Tensor, runs: int = 0) -> Tensor:
     """The weights of each output, (..., rows, length)."""
     return tensor.flatten(runs + 1)
 
 
-def _orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
+def orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
     """Whether |cos(w, g)| < delta / sqrt(length), from the norms of w and g and their product."""
     cosines = dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
     return cosines < c["delta"] / math.sqrt(max(length, 1))
 
 
-def _dots(left: Tensor, right: Tensor, product: Tensor) -> Tensor:
+def along(dots: Tensor, sizes: Tensor, c: Tensors) -> Tensor:
+    """What w is multiplied by in the part of a step along it, from their product and the norm of w."""
+    return dots / (sizes + c["floor"]).square()
+
+
+def row_dots(left: Tensor, right: Tensor, product: Tensor, runs: int = 0) -> Tensor:
     """The product of each row with that of the other; what `torch.linalg.vecdot` would allocate is ``product``."""
+    left, right, product = (_rows(tensor, runs) for tensor in (left, right, product))
     return torch.mul(left, right, out=product).sum(-1)
 
 
-def row_numbers(param: Tensor, grad: Tensor, move: Tensor, product: Tensor, runs: int = 0) -> tuple[Tensor, ...]:
-    """Four numbers of each output's weights w: |w|, |g|, (w, g) and (w, move), each of shape (..., rows).
+def row_numbers(param: Tensor, grad: Tensor, product: Tensor, runs: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Three numbers of each output's weights w: |w|, |g| and (w, g), each of shape (..., rows).
 
     ``product`` is room for a temporary; nothing else of the size of the tensor is made.
     """
-    w, g, m, product = (_rows(tensor, runs) for tensor in (param, grad, move, product))
-    sizes, slopes = (torch.linalg.vector_norm(tensor, dim=-1) for tensor in (w, g))
-    return sizes, slopes, _dots(w, g, product), _dots(w, m, product)
+    dots = row_dots(param, grad, product, runs)
+    sizes, slopes = (torch.linalg.vector_norm(_rows(tensor, runs), dim=-1) for tensor in (param, grad))
+    return sizes, slopes, dots
 
 
-def row_factors(numbers: Sequence[Tensor], param: Tensor, c: Tensors, runs: int = 0) -> Tensor:
-    """What each output's weights are multiplied by, 1 - decay + lr excess, from the `row_numbers` of all of them.
+def _factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor, runs: int) -> Tensor:
+    """What each output's weights are multiplied by: 1 - decay + lr excess.
 
     excess w is the part of the step along the weights. First each output's weights are a row, then the whole tensor is
     one: the first view in which the gradient is orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. The
     decay is reduced where there was a projection.
     """
-    sizes, slopes, with_grad, with_move = numbers
+    sizes, slopes, with_grad = row_numbers(param, grad, product, runs)
+    with_move = row_dots(param, move, product, runs)
     h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
     length = param.shape[runs:].numel()
-    by_row = _orthogonal(sizes, slopes, with_grad, length // max(sizes.shape[-1], 1), h).all(-1, keepdim=True)
+    by_row = orthogonal(sizes, slopes, with_grad, length // max(sizes.shape[-1], 1), h).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = _orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length, h)
-    of_row = with_move / (sizes + h["floor"]).square()
-    of_layer = with_move.sum(-1, keepdim=True) / (size + h["floor"]).square()
+    by_layer = orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length, h)
+    of_row, of_layer = along(with_move, sizes, h), along(with_move.sum(-1, keepdim=True), size, h)
     excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
     decay = h["decay"] * torch.where(by_row | by_layer, h["wd_ratio"], 1) if "decay" in h else 0
     factor = 1 - decay + h["lr"] * excess
@@ -72,7 +78,7 @@ def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, produc
     """``w <- (1 - decay) w - lr (move - excess w)``; tensors of one dimension or none are not projected."""
     runs = c["lr"].dim() and 1
     if param.dim() > runs + 1:
-        param.mul_(row_factors(row_numbers(param, grad, move, product, runs), param, c, runs))
+        param.mul_(_factors(param, grad, move, c, product, runs))
     elif "decay" in c:
         param.mul_(1 - c["decay"])
     param.addcmul_(move, c["lr"], value=-1)
