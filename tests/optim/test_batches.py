@@ -93,6 +93,7 @@ def kinds(optimizer: RuleOptimizer) -> set[type]:
 def test_what_is_added_is_stepped_where_nothing_looks_at_the_parameters(
     make: Make, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batches, "PIECE", 40_000)
     shapes = [(30, 40), (5,), (), (0,)] * 50
     moved, copied = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     first, second = make(moved, lr=0.1), make(copied, lr=0.1)
