@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,20 @@ def test_files_of_version_0_are_read() -> None:
     run(optimizer, ours, range(4, 7))
     run(other, others, range(4, 7))
     assert_same(ours, others)
+
+
+@pytest.mark.parametrize("day", ["2026-11-21"])
+def test_files_of_another_day_are_read_and_gone_on_with(day: str) -> None:
+    """`older/make.py` wrote them."""
+    written = torch.load(Path(__file__).parent / "older" / f"{day}.pt", weights_only=True)
+    assert len(written) == 7
+    for rule, then in written.items():
+        params = [at.clone().requires_grad_() for at in then["at"]]
+        optimizer = OF_RULE[rule](params, lr=0.5)
+        optimizer.load_state_dict(then["state"])
+        run(optimizer, params, range(4, 7))
+        assert optimizer.param_groups[0]["step"] == 7
+        assert_near(params, then["after"])
 
 
 def test_an_option_that_an_older_file_lacks_stays_and_is_said() -> None:
