@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -119,8 +120,8 @@ def may_cut(rule: Rule, piece: Piece) -> bool:
 
 
 def cut(piece: Piece) -> Iterator[Piece]:
-    """Views of a piece, `BLOCK` elements at a time."""
-    return zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in piece), strict=True)
+    """Views of a piece, at most `BLOCK` elements each."""
+    return zip(*(tensor.view(-1).chunk(math.ceil(tensor.numel() / BLOCK)) for tensor in piece), strict=True)
 
 
 def seen(common: Common, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ravine import rules
 from ravine.optim.kernels import LARGE, average, takes
 from ravine.rules.base import Rule, Tensors
-from ravine.rules.projected import along, orthogonal, row_dots, row_numbers
+from ravine.rules.projected import along, cosines, row_dots, row_numbers
 
 Shortcut: TypeAlias = Callable[[Tensor, Tensor, Tensors, Tensors], None]
 """`Rule.apply`, with room in the state for every temporary. It does not tell autograd of what it writes."""
@@ -90,8 +90,7 @@ def _by_rows(whole: Strip, make: Callable[..., object], scale: float, c: Tensors
         make(*whole[1:])
         _join(param, step, scale, _kept(c))
         return
-    rows = max(1, STRIP * len(param) // param.numel())
-    strips: list[Strip] = list(zip(*(torch.split(tensor, rows) for tensor in whole), strict=True))
+    strips = list(zip(*(tensor.chunk(math.ceil(param.numel() / STRIP)) for tensor in whole), strict=True))
     numbers = []
     for point, *rest in strips:
         make(*rest)
@@ -101,19 +100,19 @@ def _by_rows(whole: Strip, make: Callable[..., object], scale: float, c: Tensors
 
 
 def _factors(
-    strips: list[Strip], numbers: Sequence[tuple[Tensor, ...]], scale: float, c: Tensors, room: Tensor
+    strips: list[Strip], numbers: Sequence[tuple[Tensor, Tensor, Tensor]], scale: float, c: Tensors, room: Tensor
 ) -> Iterator[Tensor | float]:
     """What each strip is multiplied by; what its step has along the weights is looked at only where it is to go."""
-    sizes, slopes, with_grad = (torch.cat(column) for column in zip(*numbers, strict=True))
+    row, delta = strips[0][0][0], float(c["delta"])
     dots = (row_dots(point, move, room[: len(point)]) for point, _, move, *_ in strips)
-    row = strips[0][0][0]
-    if orthogonal(sizes, slopes, with_grad, row.numel(), c).all():
-        for each, size in zip(dots, torch.split(sizes, len(strips[0][0])), strict=True):
-            factors = _kept(c, c["wd_ratio"]) - scale * along(each, size, c)
+    if all(float(cosines(*of_rows, c).max()) < delta / math.sqrt(row.numel()) for of_rows in numbers):
+        for each, (sizes, *_) in zip(dots, numbers, strict=True):
+            factors = along(each, sizes, c).mul_(-scale).add_(_kept(c, c["wd_ratio"]))
             yield factors.view(-1, *[1] * row.dim())
         return
+    sizes, slopes, with_grad = (torch.cat(column) for column in zip(*numbers, strict=True))
     size, slope = torch.linalg.vector_norm(sizes), torch.linalg.vector_norm(slopes)
-    if orthogonal(size, slope, with_grad.sum(), row.numel() * len(sizes), c):
+    if float(cosines(size, slope, with_grad.sum(), c)) < delta / math.sqrt(row.numel() * len(sizes)):
         yield from [_kept(c, c["wd_ratio"]) - scale * along(torch.cat(list(dots)).sum(), size, c)] * len(strips)
     else:
         yield from [_kept(c)] * len(strips)

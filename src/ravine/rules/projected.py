@@ -26,10 +26,9 @@ def _rows(tensor: Tensor, runs: int = 0) -> Tensor:
     return tensor.flatten(runs + 1)
 
 
-def orthogonal(sizes: Tensor, slopes: Tensor, dots: Tensor, length: int, c: Tensors) -> Tensor:
-    """Whether |cos(w, g)| < delta / sqrt(length), from the norms of w and g and their product."""
-    cosines = dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
-    return cosines < c["delta"] / math.sqrt(max(length, 1))
+def cosines(sizes: Tensor, slopes: Tensor, dots: Tensor, c: Tensors) -> Tensor:
+    """|cos(w, g)|, from the norms of w and g and their product."""
+    return dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
 
 
 def along(dots: Tensor, sizes: Tensor, c: Tensors) -> Tensor:
@@ -56,17 +55,18 @@ def row_numbers(param: Tensor, grad: Tensor, product: Tensor, runs: int = 0) -> 
 def _factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor, runs: int) -> Tensor:
     """What each output's weights are multiplied by: 1 - decay + lr excess.
 
-    excess w is the part of the step along the weights. First each output's weights are a row, then the whole tensor is
-    one: the first view in which the gradient is orthogonal to all rows is projected, w (w, move) / (|w| + eps)^2. The
-    decay is reduced where there was a projection.
+    excess w, with excess = (w, move) / (|w| + eps)^2, is the part of the step along the weights, which goes in the
+    first view in which the gradient is orthogonal to all rows: |cos(w, g)| < delta / sqrt(length of a row). First each
+    output's weights are a row, then the whole tensor is one. The decay is reduced where there was a projection.
     """
     sizes, slopes, with_grad = row_numbers(param, grad, product, runs)
     with_move = row_dots(param, move, product, runs)
     h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
     length = param.shape[runs:].numel()
-    by_row = orthogonal(sizes, slopes, with_grad, length // max(sizes.shape[-1], 1), h).all(-1, keepdim=True)
+    small = h["delta"] / math.sqrt(max(length // max(sizes.shape[-1], 1), 1))
+    by_row = (cosines(sizes, slopes, with_grad, h) < small).all(-1, keepdim=True)
     size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = orthogonal(size, slope, with_grad.sum(-1, keepdim=True), length, h)
+    by_layer = cosines(size, slope, with_grad.sum(-1, keepdim=True), h) < h["delta"] / math.sqrt(max(length, 1))
     of_row, of_layer = along(with_move, sizes, h), along(with_move.sum(-1, keepdim=True), size, h)
     excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
     decay = h["decay"] * torch.where(by_row | by_layer, h["wd_ratio"], 1) if "decay" in h else 0
