@@ -2,7 +2,8 @@
 
     python benchmarks/step.py [--rules nesterov adam] [--shapes 10x1000000] [--rounds 7] [--out FILE]
 
-One grid: every rule on some numbers of tensors and elements, in float32. The ways to step (ours, eager and compiled,
+One grid: every rule on some numbers of tensors and elements, in float32; SGDP and AdamP a second time with a threshold
+at which they project. The ways to step (ours, eager and compiled,
 and the peers') share parameters and gradients, have each a state of its own, are warm, and alternate; a peer has the
 same hyper-parameters. "As fast as" is the peer's time over ours: the median over rounds, with Student's 95 % interval
 on the logarithm.

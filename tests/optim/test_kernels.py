@@ -29,6 +29,7 @@ from ravine.optim import (
 from ravine.optim.kernels import FEW, KERNELS, LARGE, MANY, kernel_of
 from ravine.optim.shortcuts import SHORTCUTS, Shortcut
 from ravine.rules.base import Tensors
+from ravine.rules.projected import row_numbers
 
 CALLED = {name: make for name, make in OF_RULE.items() if kernel_of(rule_of(make(parameters())))}
 """Optimizers of the rules of which torch has a kernel."""
@@ -242,6 +243,45 @@ def test_a_shortcut_sees_that_a_gradient_is_a_negative_view(make: Make, taken: l
     assert_alike(optimizer, ours, twin, twins)
 
 
+@shortened
+def test_a_shortcut_sees_that_the_gradient_is_the_parameter(make: Make, taken: list[int]) -> None:
+    ours, twins = parameters(shapes=[(3, 11_001)]), parameters(shapes=[(3, 11_001)])
+    optimizer, twin = make(ours), without(make, twins)
+    for _ in range(2):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            params[0].grad = params[0].detach()
+            each.step()
+    assert taken
+    assert_alike(optimizer, ours, twin, twins)
+
+
+@pytest.mark.parametrize("make", [RMSProp, NAdam, SGDF, SGDP, AdamP, Momentum])
+def test_a_parameter_that_is_a_negative_view_has_the_body(make: Make, taken: list[int], calls: list[int]) -> None:
+    ours, twins = parameters(shapes=[(3, 11_001)]), parameters(shapes=[(3, 11_001)])
+    ours = [torch._neg_view(-ours[0].detach()).requires_grad_()]
+    optimizer, twin = make(ours), make(twins)
+    for params, each in ((ours, optimizer), (twins, twin)):
+        run(each, params, range(2))
+    assert len(taken) + len(calls) == 2  # the twin's
+    assert_alike(optimizer, ours, twin, twins)
+
+
+@shortened
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_shortcut_steps_a_copy_of_half_precision(
+    make: Make, dtype: torch.dtype, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, twins = parameters(dtype=dtype, shapes=[(3, 11_001)]), parameters(dtype=dtype, shapes=[(3, 11_001)])
+    optimizer, twin = make(ours), make(twins)
+    run(optimizer, ours, range(3))
+    monkeypatch.setattr(shortcuts, "SHORTCUTS", {})
+    run(twin, twins, range(3))
+    assert taken == [33_003] * 3
+    torch.testing.assert_close(ours[0], twins[0])
+    for name, value in optimizer.state[ours[0]].items():
+        torch.testing.assert_close(value, twin.state[twins[0]][name], rtol=1e-5, atol=1e-6)
+
+
 def test_where_a_square_overflows_a_shortcut_goes_on_as_torch_does(taken: list[int]) -> None:
     ours, twins = parameters(shapes=[(3, 11_001)]), parameters(shapes=[(3, 11_001)])
     optimizer, twin = RMSProp(ours), torch.optim.RMSprop(twins)
@@ -260,12 +300,19 @@ def test_where_a_square_overflows_a_shortcut_goes_on_as_torch_does(taken: list[i
 
 
 @pytest.mark.parametrize("make", [SGDP, AdamP])
-@pytest.mark.parametrize("view", ["rows", "layer", "neither"])
+@pytest.mark.parametrize("view", ["rows", "layer", "neither", "half of the rows"])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_shortcut_projects_what_the_body_projects(
     make: Make, view: str, decay: float, taken: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shortcuts, "STRIP", 25_000)
+    looks: list[int] = []
+
+    def counted(point: Tensor, slope: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        looks.append(len(point))
+        return row_numbers(point, slope, room)
+
+    monkeypatch.setattr(shortcuts, "row_numbers", counted)
+    monkeypatch.setattr(shortcuts, "STRIP", 25_000)  # two rows
     ours, twins, free = (parameters(shapes=[(4, 100, 100)], dtype=torch.float64) for _ in range(3))
     options = {"weight_decay": decay, "lr": 1e-3}
     optimizer, twin = make(ours, **options), without(make, twins, **options)
@@ -277,6 +324,8 @@ def test_a_shortcut_projects_what_the_body_projects(
                 w, grad = params[0].flatten(1), params[0].grad
                 assert grad is not None
                 along = (grad.flatten(1) * w).sum(1, keepdim=True) / w.square().sum(1, keepdim=True)
+                if view == "half of the rows":  # those of the first strip
+                    along[2:] = -1.0
                 if view != "neither":
                     grad -= (along * w).view_as(grad)
                 if view == "layer":  # what two rows have along them, the other two have against them
@@ -286,7 +335,21 @@ def test_a_shortcut_projects_what_the_body_projects(
             each.step()
         assert_alike(optimizer, ours, twin, twins)
     assert taken == [40_000] * 6
-    assert torch.equal(ours[0], free[0]) == (view == "neither")
+    assert looks == [2, 2] * 6
+    assert torch.equal(ours[0], free[0]) == (view not in ("rows", "layer"))
+
+
+@pytest.mark.parametrize("make", [SGDP, AdamP])
+@pytest.mark.parametrize("length", [2, 3, 5, 10])
+def test_a_cosine_at_the_threshold_is_none_below_it(make: Make, length: int, taken: list[int]) -> None:
+    ours, twins = ([torch.ones(LARGE, length).requires_grad_()] for _ in range(2))
+    optimizer, twin = make(ours, lr=0.1, delta=1.0), without(make, twins, lr=0.1, delta=1.0)
+    for params, each in ((ours, optimizer), (twins, twin)):
+        params[0].grad = torch.zeros(LARGE, length)
+        params[0].grad[:, 0] = 1.0  # the cosine is 1 / sqrt(length)
+        each.step()
+    assert taken
+    assert_alike(optimizer, ours, twin, twins)
 
 
 @shortened

@@ -106,7 +106,7 @@ def _whole(norm: Tensor) -> Tensor:
 def move(common: Common, piece: Piece, alone: bool = True) -> None:
     """Step one piece, block by block if it is large.
 
-    Only one tensor ``alone`` may be stepped by a shortcut: small ones would be rounded otherwise alone than together.
+    Only a tensor ``alone`` may be stepped by a shortcut, for which small ones gathered into one may be large enough.
     """
     large = common.room is not None and piece[0].numel() > BLOCK
     for block in cut(piece) if large and may_cut(common.rule, piece) else (piece,):

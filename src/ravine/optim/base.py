@@ -44,8 +44,9 @@ class RuleOptimizer(torch.optim.Optimizer):
       rule that looks at rows (`Rule.elementwise` off) raises `UserError`; so do integers.
     - A sparse gradient, coalesced or not, gives the steps of the dense one. Rules that leave parameter and state alone
       where the gradient is zero (`Rule.rests`) touch only its rows if there is no weight decay, others make it dense.
-    - Where torch has a kernel of the rule, or of most of it, it steps contiguous parameters on the CPU in float32 and
-      float64 (`ravine.optim.kernels`); all others are stepped by the body of the rule.
+    - On the CPU contiguous parameters in float32 and float64 are stepped by torch's kernel of the rule, if it has one
+      (`ravine.optim.kernels`), and large ones by the shortcut of the rule, if it has one (`ravine.optim.shortcuts`);
+      all others are stepped by the body of the rule. They differ by rounding.
     - `compile`, and ``torch.compile(optimizer.step)``, make one graph, while any hyper-parameter changes.
     """
 

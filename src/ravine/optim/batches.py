@@ -42,7 +42,7 @@ Way: TypeAlias = Literal["eager", "graph", "traced"]
 
 
 PIECE = 256 * 1024
-"""Elements that are gathered into one piece: it stays in the cache until it is scattered, and makes calls worth it."""
+"""Elements that are gathered into one piece: few enough to stay in the cache, and enough to be worth the calls."""
 
 
 def begin(rule: Rule, param: Tensor, state: State) -> None:

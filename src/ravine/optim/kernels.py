@@ -71,7 +71,7 @@ def _added(params: list[Tensor], grads: list[Tensor], *, lr: float, weight_decay
         torch._foreach_add_(params, grads, alpha=lr if maximize else -lr)
 
 
-def average(
+def _ema(
     params: list[Tensor],
     grads: list[Tensor],
     averages: list[Tensor],
@@ -153,8 +153,8 @@ KERNELS: Mapping[type[Rule], Kernel] = {
     rules.GradientDescent: _sgd,
     rules.Momentum: _sgd,
     rules.Nesterov: partial(_sgd, nesterov=True),
-    rules.EMAMomentum: average,
-    rules.RandomScaling: average,
+    rules.EMAMomentum: _ema,
+    rules.RandomScaling: _ema,
     rules.AdaGrad: _adagrad,
     rules.Adam: partial(_adam, torch._fused_adam_),
     rules.AdamW: partial(_adam, torch._fused_adamw_),
@@ -223,6 +223,7 @@ def takes(tensors: tuple[Tensor, ...]) -> bool:
     return (
         plain(first)
         and first.device.type == "cpu"
+        and not first.is_neg()
         and first.dtype in DTYPES
         and all(
             tensor.dtype == first.dtype and tensor.shape == first.shape and tensor.is_contiguous() for tensor in tensors

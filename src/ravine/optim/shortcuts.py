@@ -1,8 +1,10 @@
-"""Rules that torch has no kernel of, in fewer passes: by its kernel of Adam, or by a look at what they need not do.
+"""Rules that torch has no kernel of, in fewer passes than their bodies take.
 
-They take a block at a time, as the bodies do; those of SGDP and AdamP, which look at rows, some rows. Like a kernel,
-each is a second body of its rule, equal up to rounding. Where the square of a gradient overflows they go on as torch's
-optimizers do, for it is multiplied by 1 - beta2 before; the bodies end in infinity.
+By its kernel of Adam (RMSProp, NAdam, AdamP), by another order of the same arithmetic (SGDF), or by not looking at what
+a step has along the weights where it is not taken away (SGDP, AdamP). They take a block at a time, as the bodies do;
+those of SGDP and AdamP, which look at rows, some rows. Like a kernel, each is a second body of its rule, equal up to
+rounding. Where the square of a gradient overflows, those by Adam's kernel go on as torch's optimizers do, for it is
+multiplied by 1 - beta2 before; the bodies end in infinity.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ravine import rules
-from ravine.optim.kernels import LARGE, average, takes
+from ravine.optim.kernels import LARGE, takes
 from ravine.rules.base import Rule, Tensors
 from ravine.rules.projected import along, cosines, row_dots, row_numbers
 
@@ -32,7 +34,7 @@ def _divided(
     """``mean <- keep mean + (1 - keep) g; s <- (1 - gain) s + gain g^2; w <- w - lr mean / (sqrt(s) + eps)``."""
     torch._fused_adam_(
         [param],
-        [grad.resolve_neg()],
+        [grad],
         [mean],
         [squares],
         [],
@@ -63,24 +65,28 @@ def _nadam(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
 
 
 def _sgdf(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-    """With the root of K, which is 1 / (1 + ((g - m^)^2 + eps) / s^): so it takes no room for K itself."""
+    """With the root of K, as 1 / sqrt(of_mean + ((g - m^)^2 + eps) / s): three passes, and five in the body.
+
+    What it lacks, the root of of_mean, comes with the step.
+    """
     mean, variance, residual, gain = (state[name] for name in ("exp_avg", "exp_var", "residual", "gain"))
-    average([param], [grad], [mean], lr=float(c["along_mean"]), momentum=1 - float(c["gain1"]), maximize=False)
+    mean.lerp_(grad, float(c["gain1"]))
     variance.lerp_(torch.ops.aten.mse_loss.out(grad, mean, 0, out=gain), float(c["gain2"]))  # 0: not reduced
     torch.add(grad, mean, alpha=-float(c["unbias"]), out=residual)
     torch.addcmul(c["eps"], residual, residual, out=gain)
     torch.addcdiv(c["of_mean"], gain, variance, out=gain).rsqrt_()
     param.addcmul_(gain, residual, value=-float(c["along_residual"]))
+    param.add_(mean, alpha=-float(c["along_mean"]))
 
 
 STRIP = 512 * 1024
 """Elements of the rows that are looked at together, so that they stay in the cache."""
 
-Strip: TypeAlias = tuple[Tensor, ...]
-"""Some rows of parameter, gradient, step and slots."""
+Rows: TypeAlias = tuple[Tensor, ...]
+"""Some rows, or all, of parameter, gradient, step and slots."""
 
 
-def _by_rows(whole: Strip, make: Callable[..., object], scale: float, c: Tensors, room: Tensor) -> None:
+def _by_rows(whole: Rows, make: Callable[..., object], scale: float, c: Tensors, room: Tensor) -> None:
     """``w <- factor w + scale step``, some rows at a time; ``make(grad, step, *slots)`` makes their step.
 
     The factor is that of `ravine.rules.projected.step_projected`.
@@ -90,29 +96,31 @@ def _by_rows(whole: Strip, make: Callable[..., object], scale: float, c: Tensors
         make(*whole[1:])
         _join(param, step, scale, _kept(c))
         return
-    strips = list(zip(*(tensor.chunk(math.ceil(param.numel() / STRIP)) for tensor in whole), strict=True))
+    runs = math.ceil(len(param) / max(1, STRIP // param[0].numel()))
+    strips = list(zip(*(tensor.chunk(runs) for tensor in whole), strict=True))
     numbers = []
     for point, *rest in strips:
         make(*rest)
         numbers.append(row_numbers(point, rest[0], room[: len(point)]))
-    for (point, _, move, *_), factor in zip(strips, _factors(strips, numbers, scale, c, room), strict=True):
+    for (point, _, move, *_), factor in zip(strips, _multipliers(strips, numbers, scale, c, room), strict=True):
         _join(point, move, scale, factor)
 
 
-def _factors(
-    strips: list[Strip], numbers: Sequence[tuple[Tensor, Tensor, Tensor]], scale: float, c: Tensors, room: Tensor
+def _multipliers(
+    strips: list[Rows], numbers: Sequence[tuple[Tensor, Tensor, Tensor]], scale: float, c: Tensors, room: Tensor
 ) -> Iterator[Tensor | float]:
     """What each strip is multiplied by; what its step has along the weights is looked at only where it is to go."""
-    row, delta = strips[0][0][0], float(c["delta"])
+    row = strips[0][0][0]
     dots = (row_dots(point, move, room[: len(point)]) for point, _, move, *_ in strips)
-    if all(float(cosines(*of_rows, c).max()) < delta / math.sqrt(row.numel()) for of_rows in numbers):
+    small = float(c["delta"] / math.sqrt(row.numel()))  # in the dtype of the cosines, as in the body
+    if all(float(cosines(*of_rows, c).max()) < small for of_rows in numbers):
         for each, (sizes, *_) in zip(dots, numbers, strict=True):
             factors = along(each, sizes, c).mul_(-scale).add_(_kept(c, c["wd_ratio"]))
             yield factors.view(-1, *[1] * row.dim())
         return
     sizes, slopes, with_grad = (torch.cat(column) for column in zip(*numbers, strict=True))
     size, slope = torch.linalg.vector_norm(sizes), torch.linalg.vector_norm(slopes)
-    if float(cosines(size, slope, with_grad.sum(), c)) < delta / math.sqrt(row.numel() * len(sizes)):
+    if cosines(size, slope, with_grad.sum(), c) < c["delta"] / math.sqrt(row.numel() * len(sizes)):
         yield from [_kept(c, c["wd_ratio"]) - scale * along(torch.cat(list(dots)).sum(), size, c)] * len(strips)
     else:
         yield from [_kept(c)] * len(strips)
@@ -124,7 +132,7 @@ def _kept(c: Tensors, ratio: Tensor | float = 1.0) -> Tensor | float:
 
 
 def _join(point: Tensor, move: Tensor, scale: float, factor: Tensor | float) -> None:
-    """``w <- factor w + scale move``."""
+    """``w <- factor w + scale move``: in a pass less where the learning rate is in the move already."""
     if not isinstance(factor, Tensor):
         point.add_(move, alpha=scale)
     elif scale == 1:
@@ -162,7 +170,7 @@ SHORTCUTS: Mapping[type[Rule], Shortcut] = {
 def shortcut_of(rule: Rule, tensors: tuple[Tensor, ...]) -> Shortcut | None:
     """The shortcut of a rule that may be taken with these: the parameter, its gradient, its slots and its room, if any.
 
-    Only large ones: small ones are gathered with others, or not, and are to be rounded alike.
+    Only large ones: small ones have the body, alone as well as gathered with others.
     """
     shortcut = SHORTCUTS.get(type(rule)) if tensors[0].numel() > LARGE else None
     return shortcut if shortcut and not _otherwise(rule) and takes(tensors) else None

@@ -27,12 +27,12 @@ def _rows(tensor: Tensor, runs: int = 0) -> Tensor:
 
 
 def cosines(sizes: Tensor, slopes: Tensor, dots: Tensor, c: Tensors) -> Tensor:
-    """|cos(w, g)|, from the norms of w and g and their product."""
+    """|cos(w, g)| = |(w, g)| / (max(|w|, eps) max(|g|, eps)), from the norms of w and g and their product."""
     return dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
 
 
 def along(dots: Tensor, sizes: Tensor, c: Tensors) -> Tensor:
-    """What w is multiplied by in the part of a step along it, from their product and the norm of w."""
+    """(w, step) / (|w| + eps)^2: the part of the step along w is so many times w."""
     return dots / (sizes + c["floor"]).square()
 
 
@@ -52,7 +52,7 @@ def row_numbers(param: Tensor, grad: Tensor, product: Tensor, runs: int = 0) -> 
     return sizes, slopes, dots
 
 
-def _factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor, runs: int) -> Tensor:
+def _row_factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor, runs: int) -> Tensor:
     """What each output's weights are multiplied by: 1 - decay + lr excess.
 
     excess w, with excess = (w, move) / (|w| + eps)^2, is the part of the step along the weights, which goes in the
@@ -78,7 +78,7 @@ def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, produc
     """``w <- (1 - decay) w - lr (move - excess w)``; tensors of one dimension or none are not projected."""
     runs = c["lr"].dim() and 1
     if param.dim() > runs + 1:
-        param.mul_(_factors(param, grad, move, c, product, runs))
+        param.mul_(_row_factors(param, grad, move, c, product, runs))
     elif "decay" in c:
         param.mul_(1 - c["decay"])
     param.addcmul_(move, c["lr"], value=-1)

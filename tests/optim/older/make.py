@@ -2,7 +2,8 @@
 
     PYTHONPATH=<that checkout>/src python tests/optim/older/make.py tests/optim/older/<its date>.pt
 
-``2026-11-21.pt`` is that of commit c68a8bc, the first with all rules. Files are kept: today's ravine is to read them.
+``2026-11-21.pt`` is that of commit c68a8bc. Files are kept: today's ravine is to read them. The rules have, between
+them, every kind of state: slots, steps, scalars and schedules.
 """
 
 import copy
