@@ -296,6 +296,7 @@ def show(rows: list[Row]) -> None:
     others = ["single", "foreach", "fused", "pytorch-optimizer", "stream"]
     words = ["rule", "tensors", *(f"{name}, ms" for name in ("eager", "compiled", *others))]
     table = Table(*words, "of bandwidth", "first, ms", "compile, s", "temporaries, MB", "misses")
+    table.columns[0].min_width = max(map(len, CASES))
     for row in rows:
         spent = [f"{row['ms'][name]:.3g}" if name in row["ms"] else "" for name in ("eager", "compiled", *others)]
         share = " ".join(f"{row['share_of_bandwidth'][way][0]:.2f}" for way in ("eager", "compiled"))
