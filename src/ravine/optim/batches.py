@@ -19,6 +19,7 @@ from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
 from ravine.optim.kernels import FEW, MANY, Kernel, in_turn, kernel_of, may_add, takes
+from ravine.optim.layouts import Layouts, in_line, layouts_of
 from ravine.optim.rounding import draws
 from ravine.optim.sources import (
     Moves,
@@ -71,11 +72,6 @@ def coefficients(
     return dict(zip(c, values.unbind(), strict=True)), values, {name: c[name] for name in rule.scalars}
 
 
-def in_line(grad: Tensor) -> bool:
-    """Whether the elements of a gradient lie one after the other in memory."""
-    return grad.layout is torch.strided and grad.is_contiguous()
-
-
 class Given(NamedTuple):
     """The parameters of a group that have a gradient, and what a step is arranged by.
 
@@ -109,19 +105,6 @@ class Given(NamedTuple):
         """The shape that a parameter is to share with those that it is gathered with, if it is to share one."""
         param = self.params[place]
         return None if self.rule.elementwise or not may_pack(param, self.grads[place]) else param.shape
-
-    def traits(self) -> tuple[list[Any], ...]:
-        """What may change of a tensor that stays the same object, or comes anew with every gradient; but for shapes."""
-        layouts = [grad.layout for grad in self.grads]
-        strided = layouts.count(torch.strided) == len(layouts)
-        return (
-            [param.dtype for param in self.params],
-            [param.device for param in self.params],
-            [param.is_contiguous() for param in self.params],
-            [grad.dtype for grad in self.grads],
-            layouts,
-            [grad.is_contiguous() for grad in self.grads] if strided else [in_line(grad) for grad in self.grads],
-        )
 
 
 class Taken(NamedTuple):
@@ -181,7 +164,7 @@ class Alike:
     All of them are stepped by torch's ``kernel``, or none.
     """
 
-    def __init__(self, given: Given, places: list[int], kernel: Kernel | None) -> None:
+    def __init__(self, given: Given, places: list[int], kernel: Kernel | None, layouts: Layouts) -> None:
         self.rule, self.kernel, first = given.rule, kernel, given.params[places[0]]
         self.device, self.dtype = first.device, working_dtype(first)
         states = [given.state[given.params[k]] for k in places]
@@ -190,9 +173,9 @@ class Alike:
         self.numbers = {
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
-        layouts = [grad.layout for grad in given.grads]
-        packs = [] if kernel else self._packs(given, places)
-        self.places = [k for k in places if kernel and layouts[k] is torch.strided]
+        strided = [grad.layout is torch.strided for grad in given.grads]
+        packs = [] if kernel else self._packs(given, places, layouts)
+        self.places = [k for k in places if kernel and strided[k]]
         self.places.sort(key=lambda k: given.params[k].numel() > FEW)
         few = sum(given.params[k].numel() <= FEW for k in self.places)
         self.small = few if few >= MANY else 0
@@ -202,17 +185,17 @@ class Alike:
         ]
         together = {*self.places, *(k for pack in packs for k in pack.places)}
         alone = [Whole(given, k) for k in places if k not in together]
-        rest = [one for one in alone if layouts[one.place] is not torch.sparse_coo]
+        rest = [one for one in alone if given.grads[one.place].layout is not torch.sparse_coo]
         self.sources: list[Source] = [*packs, *rest]
         self.undecayed: list[Source] = [*(map(Moves, packs) if self._moves(packs) else packs), *rest]
-        self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
+        self.sparse = [one for one in alone if given.grads[one.place].layout is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
         self.rounded_from = places[0] if given.rounds(places[0]) else None  # tells its draws from those of other parts
         self.given: tuple[dict[str, float], bool] | None = None  # what `common` or `call` was made of
         self.common: Common
         self.call: Kernel
 
-    def _packs(self, given: Given, places: list[int]) -> list[Pack]:
+    def _packs(self, given: Given, places: list[int], layouts: Layouts) -> list[Pack]:
         """The small parameters, if they are more than one, in pieces of flat room that they share."""
         small = [k for k in places if may_pack(given.params[k], given.grads[k])]
         small.sort(key=lambda k: in_row(given.params[k]))
@@ -222,7 +205,7 @@ class Alike:
         cuts_of = [small[cut] for cut in cuts]
         size = max(sum(given.params[k].numel() for k in cut) for cut in cuts_of)
         room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
-        return [Pack(given, cut, *room) for cut in cuts_of]
+        return [layouts.pack(given, cut, *room) for cut in cuts_of]
 
     def _moves(self, packs: list[Pack]) -> bool:
         """Whether packs are stepped as `Moves` if there is no weight decay: all, so that all are rounded alike."""
@@ -266,7 +249,7 @@ def stream(taken: list[Taken]) -> None:
     for each in taken:
         common = each.common.knowing(norm)
         for source in each.sources:
-            move(common, source.gather(each.grads), alone=not isinstance(source, Pack | Moves))
+            move(common, source.gather(each.grads), alone=not source.copied)
             source.scatter()
 
 
@@ -282,7 +265,7 @@ def gathered(taken: list[Taken]) -> list[Batch]:
 
 def copied(taken: list[Taken]) -> list[Source]:
     """The sources whose pieces are copies, and are to be scattered."""
-    return [source for each in taken for source in each.sources if not isinstance(source, Whole)]
+    return [source for each in taken for source in each.sources if source.copied]
 
 
 class Arrangement:
@@ -296,10 +279,10 @@ class Arrangement:
             numbers += (of_it := [state[name] for name in state if name in {*rule.scalars, "step"}])
             kind = given.kernel(k), given.stack(k), param.device, working_dtype(param), given.rounds(k)
             alike.setdefault((*kind, *map(float, of_it)), []).append(k)
-        self.parts = [Alike(given, places, kernel) for (kernel, *_), places in alike.items()]
+        self.layouts = layouts_of(given)
+        self.parts = [Alike(given, places, kernel, self.layouts) for (kernel, *_), places in alike.items()]
         self.numbers = numbers
         self.versions = [tensor._version for tensor in numbers]  # our own steps write to what they are parts of
-        self.shapes, self.traits = [param.shape for param in given.params], given.traits()
         self.given = given._replace(grads=[])  # gradients are not kept
 
     def next(self, given: Given, values: dict[str, float], maximize: bool, room: Room) -> list[Taken | Called]:
@@ -314,9 +297,7 @@ class Arrangement:
             and given.way == old.way
             and (given.rounding is None) == (old.rounding is None)
             and same(given.params, old.params)
-            and given.traits() == self.traits
-            # One after the other: a thousand shapes at a time would set off Python's garbage collector at every step.
-            and all([param.shape == shape for param, shape in zip(given.params, self.shapes, strict=True)])
+            and self.layouts.hold(given.params, given.grads)
             and [tensor._version for tensor in self.numbers] == self.versions
         )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ def real(tensor: Tensor) -> Tensor:
 
 
 class Source(Protocol):
-    """Where a piece comes from, and goes to."""
+    """Where a piece comes from, and goes to; ``copied``: it is no view of what it comes from."""
+
+    copied: ClassVar[bool]
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         """Parameter, gradient and state, to be stepped in place; ``grads`` are those of the group."""
@@ -57,6 +59,8 @@ class Source(Protocol):
 
 class Whole:
     """One parameter as it is, complex numbers as pairs of real ones; a sparse gradient is made dense."""
+
+    copied: ClassVar[bool] = False
 
     def __init__(self, given: Given, place: int) -> None:
         self.place, self.param = place, given.params[place]
@@ -82,6 +86,8 @@ class Whole:
 class Rows:
     """The rows of a parameter that its sparse gradient has, for a rule that leaves the others alone."""
 
+    copied: ClassVar[bool] = True
+
     def __init__(self, whole: Whole) -> None:
         self.whole = whole
 
@@ -101,6 +107,8 @@ class Rows:
 
 class Pack:
     """Small parameters as one piece. ``point``, ``slope``: flat room for parameter and gradient."""
+
+    copied: ClassVar[bool] = True
 
     def __init__(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> None:
         self.places, self.params = places, [given.params[k] for k in places]
@@ -129,15 +137,21 @@ class Pack:
     def scatter(self) -> None:
         torch._foreach_copy_(self.params, self.points)
 
+    def add(self) -> None:
+        """Add to the parameters what ``point`` holds."""
+        add(self.params, self.points)
+
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         return (self.point.shape,)
 
 
 class Moves:
-    """What the rule adds to the parameters of a pack: it steps from zero, and one call of torch's kernel adds that.
+    """What the rule adds to the parameters of a pack: it steps from zero, and one call adds that to all of them.
 
     For the rules of `ravine.optim.kernels.ADD`, without weight decay.
     """
+
+    copied: ClassVar[bool] = True
 
     def __init__(self, pack: Pack) -> None:
         self.pack = pack
@@ -147,7 +161,7 @@ class Moves:
         return self.pack.from_point(grads)
 
     def scatter(self) -> None:
-        add(self.pack.params, self.pack.points)
+        self.pack.add()
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         return self.pack.layout(grads)
