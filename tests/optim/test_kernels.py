@@ -26,8 +26,8 @@ from ravine.optim import (
     kernels,
     shortcuts,
 )
-from ravine.optim.kernels import FEW, KERNELS, LARGE, MANY, kernel_of
-from ravine.optim.shortcuts import SHORTCUTS, Shortcut
+from ravine.optim.kernels import FEW, KERNELS, MANY, VERY_LARGE, kernel_of
+from ravine.optim.shortcuts import LARGE, SHORTCUTS, Shortcut
 from ravine.rules.base import Tensors
 from ravine.rules.projected import row_numbers
 
@@ -147,7 +147,7 @@ def test_many_small_tensors_are_stepped_by_one_thread_and_nobody_else_notices(
 def test_large_tensors_may_have_another_kernel(
     dtype: torch.dtype, decay: float, maximize: bool, calls: list[int]
 ) -> None:
-    shapes: list[tuple[int, ...]] = [(7,), (LARGE,), (3, LARGE), (LARGE - 1,)]
+    shapes: list[tuple[int, ...]] = [(7,), (VERY_LARGE,), (3, VERY_LARGE), (VERY_LARGE - 1,)]
     ours, twins = parameters(dtype=dtype, shapes=shapes), parameters(dtype=dtype, shapes=shapes)
     optimizer = SGD(ours, weight_decay=decay, maximize=maximize)
     twin = without(SGD, twins, weight_decay=decay, maximize=maximize)

@@ -1,4 +1,4 @@
-"""What is done in C for many small tensors is what Python does, and it sees every change that Python sees."""
+"""What C copies for a compiled step of many small tensors is what torch copies."""
 
 import ctypes
 import stat
@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from cases_optim import Make, assert_same, every, give_gradients, parameters, run
-from ravine.optim import QHM, SGDP, Lion, RuleOptimizer, native, sources
-from ravine.optim.batches import Given
+from ravine.optim import QHM, SGDP, RuleOptimizer, native, sources
 from ravine.optim.kernels import MANY
-from ravine.optim.layouts import Layouts, PythonLayouts
 
 SHAPES: list[tuple[int, ...]] = [(30, 40), (5,), (), (0,), (3, 1, 7), (30, 40)] * MANY
 
@@ -25,14 +23,6 @@ def compiled(make: Make, params: list[Tensor], **options: float) -> RuleOptimize
     return optimizer
 
 
-def by_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
-
-
-def layouts(optimizer: RuleOptimizer) -> Layouts:
-    return optimizer._arranged[0].layouts
-
-
 def packs(optimizer: RuleOptimizer) -> set[type]:
     return {type(source) for part in optimizer._arranged[0].parts for source in part.sources}
 
@@ -40,17 +30,16 @@ def packs(optimizer: RuleOptimizer) -> set[type]:
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_steps_are_those_of_python(
+def test_steps_are_those_of_torch(
     make: Make, dtype: torch.dtype, decay: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, twins = parameters(dtype=dtype, shapes=SHAPES), parameters(dtype=dtype, shapes=SHAPES)
     optimizer = compiled(make, ours, lr=0.1, weight_decay=decay)
     run(optimizer, ours, range(3))
-    assert isinstance(layouts(optimizer), native.NativeLayouts)
-    by_python(monkeypatch)
+    monkeypatch.setattr(native, "library", lambda: None)
     twin = compiled(make, twins, lr=0.1, weight_decay=decay)
     run(twin, twins, range(3))
-    assert isinstance(layouts(twin), PythonLayouts)
+    assert native.NativePack not in packs(twin)
     assert_same(ours, twins)
     if native.NativePack in packs(optimizer):
         before = [param._version for param in ours]
@@ -60,91 +49,11 @@ def test_steps_are_those_of_python(
         assert packs(optimizer) == set()  # all of it is stepped by a kernel
 
 
-@pytest.mark.parametrize("few", [1, MANY - 1])
-def test_few_tensors_are_looked_at_by_python(few: int) -> None:
-    params = parameters(shapes=[(3, 4)] * few)
-    optimizer = compiled(QHM, params)
-    run(optimizer, params, range(1))
-    assert isinstance(layouts(optimizer), PythonLayouts)
-
-
-def test_eager_steps_need_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: pytest.fail("an eager step asked for a compiler"))
-    params = parameters(shapes=SHAPES)
+def test_an_eager_step_and_one_of_few_tensors_need_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: pytest.fail("it asked for a compiler"))
+    params, few = parameters(shapes=SHAPES), parameters(shapes=[(3, 4)] * (MANY - 1))
     run(QHM(params), params, range(2))
-
-
-def gradient(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
-    """Another gradient for a parameter."""
-
-    def give(param: Tensor) -> None:
-        assert param.grad is not None
-        given, param.grad = param.grad, None
-        param.grad = change(given)
-
-    return give
-
-
-def transposed(param: Tensor) -> None:
-    assert param.grad is not None
-    param.data, param.grad.data = param.data.t(), param.grad.data.t()
-
-
-def widened(param: Tensor) -> None:
-    assert param.grad is not None
-    param.data, param.grad = param.data.double(), None
-    param.grad = torch.ones_like(param)
-
-
-def negative(grad: Tensor) -> Tensor:
-    return torch.complex(torch.zeros_like(grad), -grad).conj().imag
-
-
-CHANGES: dict[str, Callable[[Tensor], None]] = {
-    "a gradient that lies otherwise": gradient(lambda grad: torch.stack([grad, grad], -1)[..., 0]),
-    "a gradient that is the negative of its memory": gradient(negative),
-    "a sparse gradient": gradient(lambda grad: grad.to_sparse()),
-    "a transposed parameter": transposed,
-    "a parameter of another dtype": widened,
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-@pytest.mark.parametrize("make", [Lion, QHM])
-def test_a_change_between_steps_is_seen(make: Make, change: Callable[[Tensor], None]) -> None:
-    shapes: list[tuple[int, ...]] = [(4, 3)] * MANY
-    ours, twins = parameters(shapes=shapes), parameters(shapes=shapes)
-    optimizer, twin = compiled(make, ours, lr=0.1), make(twins, lr=0.1)
-    for step in range(5):
-        for params, each in ((ours, optimizer), (twins, twin)):
-            give_gradients(params, step)
-            if step == 2:
-                known = each._arranged[0].layouts
-                change(params[7])
-                grads = [param.grad for param in params if param.grad is not None]
-                assert not known.hold(params, grads)
-                if change is widened:  # of its state, too
-                    each.reset_state(params[7])
-            each.step()
-    assert_same(ours, twins)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
-def test_a_single_number_may_be_the_negative_of_its_memory(shape: tuple[int, ...]) -> None:
-    """It lies as others do: nothing but a question of its own tells it."""
-    ours, twins = parameters(shapes=[shape] * MANY), parameters(shapes=[shape] * MANY)
-    optimizer, twin = compiled(QHM, ours), QHM(twins)
-    for step in range(3):
-        give_gradients(ours, step)
-        give_gradients(twins, step)
-        if step == 1:
-            grad = ours[5].grad
-            assert grad is not None
-            ours[5].grad = negative(grad.view(())).view(shape)
-            assert ours[5].grad.is_neg()
-        optimizer.step()
-        twin.step()
-    assert_same(ours, twins)
+    run(compiled(QHM, few), few, range(2))
 
 
 def test_parameters_and_gradients_may_move_in_memory() -> None:
@@ -157,40 +66,48 @@ def test_parameters_and_gradients_may_move_in_memory() -> None:
         for param in ours:
             held.append(param.data)
             param.data = param.data.clone()
-        before = layouts(optimizer) if step else None
+        before = optimizer._arranged.get(0)
         optimizer.step()
-        assert before in (None, layouts(optimizer))
+        assert before in (None, optimizer._arranged[0])
     assert_same(ours, twins)
 
 
-def test_what_is_no_copy_of_bytes_is_gathered_by_torch() -> None:
-    halves, wholes = (parameters(shapes=[(3, 4)] * MANY) for _ in range(2))
-    for param in halves[::2]:
-        param.data = param.data.bfloat16()
-    optimizer, twin = compiled(QHM, halves), QHM(halves)
-    run(optimizer, halves, range(1))
-    assert isinstance(layouts(optimizer), native.NativeLayouts)
-    assert packs(optimizer) == {sources.Pack}
-    run(twin, halves, range(1))
-    optimizer = compiled(QHM, wholes)
-    run(optimizer, wholes, range(1))
-    assert packs(optimizer) == {native.NativePack}
+def without_order(tensor: Tensor) -> Tensor:
+    return torch.stack([tensor, tensor], -1)[..., 0]
 
 
-@pytest.mark.parametrize("kind", ["complex", "meta", "sparse", "subclass"])
-def test_only_plain_numbers_in_memory_are_looked_at_in_c(kind: str) -> None:
+def negative(tensor: Tensor) -> Tensor:
+    return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+
+
+@pytest.mark.parametrize("change", [without_order, negative], ids=["strided", "negative view"])
+@pytest.mark.parametrize("shape", [(4, 3), (1,), ()])
+def test_what_is_no_copy_of_bytes_is_copied_by_torch(
+    shape: tuple[int, ...], change: Callable[[Tensor], Tensor]
+) -> None:
+    ours, twins = parameters(shapes=[shape] * MANY), parameters(shapes=[shape] * MANY)
+    optimizer, twin = compiled(QHM, ours), QHM(twins)
+    for step in range(3):
+        give_gradients(ours, step)
+        give_gradients(twins, step)
+        if step == 1:
+            grad = ours[5].grad
+            assert grad is not None
+            ours[5].grad = change(grad)
+        optimizer.step()
+        twin.step()
+        bytes_alone = step != 1 or (change is without_order and shape != (4, 3))
+        assert packs(optimizer) == {native.NativePack if bytes_alone else sources.Pack}
+    assert_same(ours, twins)
+
+
+def test_half_precision_is_copied_by_torch() -> None:
     params = parameters(shapes=[(3, 4)] * MANY)
-    grads = [torch.ones_like(param) for param in params]
-    made: dict[str, Callable[[Tensor], Tensor]] = {
-        "complex": lambda grad: grad.to(torch.complex64),
-        "meta": lambda grad: grad.to("meta"),
-        "sparse": lambda grad: grad.to_sparse(),
-        "subclass": lambda grad: grad.as_subclass(type("Mine", (Tensor,), {})),
-    }
-    given = Given(QHM.rule, params, grads, {}, "graph")
-    assert native.NativeLayouts.of(given) is not None
-    grads[3] = made[kind](grads[3])
-    assert native.NativeLayouts.of(given) is None
+    for param in params[::2]:
+        param.data = param.data.bfloat16()
+    optimizer = compiled(QHM, params)
+    run(optimizer, params, range(1))
+    assert packs(optimizer) == {sources.Pack}
 
 
 # The compiler.
@@ -218,9 +135,22 @@ def test_a_compiler_may_lack_openmp(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     library = native.library.__wrapped__()
     assert library is not None
     tensors = parameters(shapes=[(3, 4)] * 30)
-    column = native.Column(library, tensors)
-    assert column.lie(tensors)
-    assert list(column.data) == [tensor.data_ptr() for tensor in tensors]
+    assert library.gather(tensors, (piece := torch.empty(30, 3, 4)).data_ptr(), piece.nbytes, 2) == 0
+    assert torch.equal(piece, torch.stack(tensors))
+
+
+def test_nothing_is_written_beyond_a_piece() -> None:
+    library, tensors, piece = native.library(), parameters(shapes=[(3, 4)] * 30), torch.zeros(30, 3, 4)
+    assert library is not None
+    with pytest.raises(ValueError, match="differ in size"):
+        library.gather(tensors[1:], piece.data_ptr(), piece.nbytes, 2)
+    with pytest.raises(ValueError, match="differ in size"):
+        library.scatter(tensors, piece.data_ptr(), piece.nbytes - 4, 2)
+    with pytest.raises(SystemError, match="bad argument"):
+        library.gather(tuple(tensors), piece.data_ptr(), piece.nbytes, 2)
+    with pytest.raises(RuntimeError, match="storage"):
+        library.gather([tensors[0].detach().to_sparse()], piece.data_ptr(), piece.nbytes, 2)
+    assert not piece.any()
 
 
 def test_another_torch_may_have_another_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         """One step that is not traced."""
-        program = None if any(group["rounding"] is not None for group in self.param_groups) else self._program
+        program = self._program
+        if program and any(group["rounding"] is not None for group in self.param_groups):
+            program = None
         called, taken = self._prepare("graph" if program else "eager")
         if taken and (program is None or not program.step(taken)):  # first: a compiler may fail
             stream(taken)

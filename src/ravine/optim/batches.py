@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
 from ravine.optim.kernels import FEW, MANY, Kernel, in_turn, kernel_of, may_add, takes
-from ravine.optim.layouts import Layouts, in_line, layouts_of
+from ravine.optim.layouts import layouts_of
+from ravine.optim.native import pack_of
 from ravine.optim.rounding import draws
 from ravine.optim.sources import (
     Moves,
@@ -98,8 +98,8 @@ class Given(NamedTuple):
             return None
         slots = (self.state[param][name] for name in self.rule.slots)
         fits = grad.dtype == param.dtype and grad.shape == param.shape
-        in_order = in_line(grad) or grad.layout is not torch.strided
-        return kernel if fits and in_order and takes((param, *slots)) else None
+        as_it_lies = grad.layout is not torch.strided or (grad.is_contiguous() and not grad.is_neg())
+        return kernel if fits and as_it_lies and takes((param, *slots)) else None
 
     def stack(self, place: int) -> torch.Size | None:
         """The shape that a parameter is to share with those that it is gathered with, if it is to share one."""
@@ -145,7 +145,7 @@ class Called(NamedTuple):
     def step(self) -> None:
         """Step all of it."""
         params, *slots = self.columns
-        columns = [params, [self.grads[k].resolve_neg() for k in self.places], *slots]
+        columns = [params, [self.grads[k] for k in self.places], *slots]
         if self.sources:
             pieces = [source.gather(self.grads) for source in self.sources]
             columns = [[*column, *rest] for column, rest in zip(columns, zip(*pieces, strict=True), strict=True)]
@@ -153,7 +153,6 @@ class Called(NamedTuple):
             in_turn(self.kernel, *(column[: self.small] for column in columns))
         if len(columns[0]) > self.small:
             self.kernel(*(column[self.small :] for column in columns))
-        increment_version(columns[0])  # kernels do not, and autograd would go back through the stepped parameters
         for source in self.sources:
             source.scatter()
 
@@ -164,7 +163,7 @@ class Alike:
     All of them are stepped by torch's ``kernel``, or none.
     """
 
-    def __init__(self, given: Given, places: list[int], kernel: Kernel | None, layouts: Layouts) -> None:
+    def __init__(self, given: Given, places: list[int], kernel: Kernel | None) -> None:
         self.rule, self.kernel, first = given.rule, kernel, given.params[places[0]]
         self.device, self.dtype = first.device, working_dtype(first)
         states = [given.state[given.params[k]] for k in places]
@@ -174,7 +173,7 @@ class Alike:
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
         strided = [grad.layout is torch.strided for grad in given.grads]
-        packs = [] if kernel else self._packs(given, places, layouts)
+        packs = [] if kernel else self._packs(given, places)
         self.places = [k for k in places if kernel and strided[k]]
         self.places.sort(key=lambda k: given.params[k].numel() > FEW)
         few = sum(given.params[k].numel() <= FEW for k in self.places)
@@ -195,7 +194,7 @@ class Alike:
         self.common: Common
         self.call: Kernel
 
-    def _packs(self, given: Given, places: list[int], layouts: Layouts) -> list[Pack]:
+    def _packs(self, given: Given, places: list[int]) -> list[Pack]:
         """The small parameters, if they are more than one, in pieces of flat room that they share."""
         small = [k for k in places if may_pack(given.params[k], given.grads[k])]
         small.sort(key=lambda k: in_row(given.params[k]))
@@ -205,7 +204,7 @@ class Alike:
         cuts_of = [small[cut] for cut in cuts]
         size = max(sum(given.params[k].numel() for k in cut) for cut in cuts_of)
         room = tuple(torch.empty(size, dtype=self.dtype, device=self.device) for _ in range(2))
-        return [layouts.pack(given, cut, *room) for cut in cuts_of]
+        return [pack_of(given, cut, *room) for cut in cuts_of]
 
     def _moves(self, packs: list[Pack]) -> bool:
         """Whether packs are stepped as `Moves` if there is no weight decay: all, so that all are rounded alike."""
@@ -279,8 +278,8 @@ class Arrangement:
             numbers += (of_it := [state[name] for name in state if name in {*rule.scalars, "step"}])
             kind = given.kernel(k), given.stack(k), param.device, working_dtype(param), given.rounds(k)
             alike.setdefault((*kind, *map(float, of_it)), []).append(k)
-        self.layouts = layouts_of(given)
-        self.parts = [Alike(given, places, kernel, self.layouts) for (kernel, *_), places in alike.items()]
+        self.layouts = layouts_of(given.params, given.grads)
+        self.parts = [Alike(given, places, kernel) for (kernel, *_), places in alike.items()]
         self.numbers = numbers
         self.versions = [tensor._version for tensor in numbers]  # our own steps write to what they are parts of
         self.given = given._replace(grads=[])  # gradients are not kept

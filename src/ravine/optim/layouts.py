@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-from ravine.optim.native import NativeLayouts
-from ravine.optim.sources import Pack
-
-if TYPE_CHECKING:
-    from ravine.optim.batches import Given
 
 
 class Layouts(Protocol):
     """What may change of a parameter that stays the same object, and of a gradient, which comes anew at every step."""
 
     def hold(self, params: list[Tensor], grads: list[Tensor]) -> bool:
-        """Whether as many tensors lie as those did that the arrangement was made for."""
-
-    def pack(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> Pack:
-        """A pack of small parameters, with room for them and their gradients."""
+        """Whether as many tensors lie as those did that they are the layouts of."""
 
 
-def layouts_of(given: Given) -> Layouts:
-    """Those of a step: looked at by Python, and in C if the step is compiled anyway and it is worth while."""
-    return (given.way == "graph" and NativeLayouts.of(given)) or PythonLayouts(given.params, given.grads)
+def layouts_of(params: list[Tensor], grads: list[Tensor]) -> Layouts:
+    """How parameters and their gradients lie."""
+    try:
+        return GuardedLayouts(params, grads)
+    except (ImportError, TypeError):  # another torch
+        return PlainLayouts(params, grads)
 
 
-class PythonLayouts:
-    """`Layouts` by Python."""
+class GuardedLayouts:
+    """By what TorchDynamo looks at the arguments of a compiled function: in C++, so that it takes a tenth of the time.
+
+    It is no public part of torch, and may go or change. Two of the same objects among the gradients never hold.
+    """
+
+    def __init__(self, params: list[Tensor], grads: list[Tensor]) -> None:
+        from torch._C._dynamo.guards import TensorGuards
+
+        of_params, of_grads = (
+            TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None) for tensors in (params, grads)
+        )
+        self.params_hold, self.grads_hold = of_params.check, of_grads.check
+
+    def hold(self, params: list[Tensor], grads: list[Tensor]) -> bool:
+        return bool(self.params_hold(*params) and self.grads_hold(*grads))
+
+
+class PlainLayouts:
+    """By the attributes of tensors."""
 
     def __init__(self, params: list[Tensor], grads: list[Tensor]) -> None:
         self.shapes, self.traits = [param.shape for param in params], _traits(params, grads)
@@ -41,24 +53,16 @@ class PythonLayouts:
             [param.shape == shape for param, shape in zip(params, self.shapes, strict=True)]
         )
 
-    def pack(self, given: Given, places: list[int], point: Tensor, slope: Tensor) -> Pack:
-        return Pack(given, places, point, slope)
-
-
-def in_line(grad: Tensor) -> bool:
-    """Whether the elements of a gradient lie one after the other in memory."""
-    return grad.layout is torch.strided and grad.is_contiguous()
-
 
 def _traits(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
     """All but the shapes."""
     layouts = [grad.layout for grad in grads]
-    strided = layouts.count(torch.strided) == len(layouts)
     return (
         [param.dtype for param in params],
         [param.device for param in params],
         [param.is_contiguous() for param in params],
         [grad.dtype for grad in grads],
         layouts,
-        [grad.is_contiguous() for grad in grads] if strided else [in_line(grad) for grad in grads],
+        [layout is torch.strided and grad.is_contiguous() for layout, grad in zip(layouts, grads, strict=True)],
+        [grad.is_neg() for grad in grads],
     )

@@ -1,14 +1,14 @@
-/* Many small tensors at a time: how they lie in memory, and copies between them and one piece of memory.
+/* Copies between many small tensors and one piece of memory.
 
-   `ravine.optim.native` compiles this file and calls it with the GIL held. What it knows of a tensor it asks torch by
-   DLPack's C exchange API, a table of functions that torch.Tensor carries, so it needs nothing of torch's own C++. */
+   `ravine.optim.native` compiles this file and calls it with the GIL held. Where a tensor is, and how large, it asks
+   torch by DLPack's C exchange API, a table of functions that torch.Tensor carries: it needs none of torch's own C++.
+   The caller sees to it that the tensors are contiguous. */
 
 #include <Python.h>
 #include <ATen/dlpack.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
-
-enum { DIMS = 64, WORDS = 5 + 2 * DIMS }; /* torch has no tensors of more dimensions */
 
 static DLPackDLTensorFromPyObjectNoSync view_of;
 
@@ -22,89 +22,65 @@ int begin(PyObject *capsule)
     return view_of != NULL;
 }
 
-/* Type, dtype, device, sizes and strides of a tensor as numbers, and its address; how many numbers, or -1. */
-static int look(PyObject *tensor, int64_t *words, char **data)
+typedef struct {
+    char *data; /* of a tensor */
+    char *part; /* of the piece */
+    int64_t size;
+} Pair;
+
+/* The tensors of a list, and what of a piece of so many bytes belongs to each. NULL, and Python's error is set, if they
+   are not as large as the piece together. */
+static Pair *pairs_of(PyObject *tensors, char *piece, int64_t bytes)
 {
-    DLTensor view;
-    int count = 0;
-    if (view_of(tensor, &view) || view.ndim > DIMS || !view.strides && view.ndim) {
-        PyErr_Clear();
-        return -1;
+    Py_ssize_t count = PyList_Size(tensors);
+    Pair *pairs = count < 0 ? NULL : malloc((count ? count : 1) * sizeof *pairs);
+    if (!pairs)
+        return count < 0 ? NULL : (Pair *)PyErr_NoMemory();
+    char *part = piece;
+    for (Py_ssize_t k = 0; k < count; ++k) {
+        DLTensor view;
+        if (view_of(PyList_GET_ITEM(tensors, k), &view)) {
+            free(pairs);
+            return NULL;
+        }
+        int64_t size = view.dtype.bits / 8;
+        for (int dim = 0; dim < view.ndim; ++dim)
+            size *= view.shape[dim];
+        pairs[k] = (Pair){(char *)view.data + view.byte_offset, part, size};
+        part += size;
     }
-    words[count++] = (int64_t)(intptr_t)Py_TYPE(tensor);
-    words[count++] = (int64_t)view.dtype.code << 32 | view.dtype.bits << 16 | view.dtype.lanes;
-    words[count++] = view.device.device_type;
-    words[count++] = view.device.device_id;
-    words[count++] = view.ndim;
-    for (int k = 0; k < view.ndim; ++k) {
-        words[count++] = view.shape[k];
-        words[count++] = view.strides[k];
+    if (part - piece != bytes) {
+        free(pairs);
+        PyErr_SetString(PyExc_ValueError, "the tensors and the piece differ in size");
+        return NULL;
     }
-    *data = (char *)view.data + view.byte_offset;
-    return count;
+    return pairs;
 }
 
-/* Write how the tensors of a list lie into `known`, if that is not NULL, and their addresses into `data`; how many
-   numbers that takes, or -1 if one of them has no address, as a sparse one, or if it is no list. */
-int64_t record(PyObject *tensors, int64_t *known, char **data)
-{
-    int64_t total = 0, words[WORDS];
-    if (!PyList_Check(tensors))
-        return -1;
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(tensors); ++k) {
-        int count = look(PyList_GET_ITEM(tensors, k), words, &data[k]);
-        if (count < 0)
-            return -1;
-        if (known)
-            memcpy(known + total, words, count * sizeof *words);
-        total += count;
-    }
-    return total;
-}
-
-/* Whether as many tensors as were recorded lie as they did; their addresses, which may be others, go into `data`. */
-int lie_as(PyObject *tensors, const int64_t *known, char **data)
-{
-    int64_t words[WORDS];
-    for (Py_ssize_t k = 0; k < PyList_GET_SIZE(tensors); ++k) {
-        int count = look(PyList_GET_ITEM(tensors, k), words, &data[k]);
-        if (count < 0 || memcmp(known, words, count * sizeof *words))
-            return 0;
-        known += count;
-    }
-    return 1;
-}
-
-/* The tensors data[at[0]], data[at[1]], ... fill `whole` from byte ends[0] = 0 to ends[1], from there to ends[2], ... */
-
-void gather(char *const *data, const int64_t *at, const int64_t *ends, int64_t count, char *whole, int threads)
-{
-#pragma omp parallel for num_threads(threads)
-    for (int64_t k = 0; k < count; ++k)
-        memcpy(whole + ends[k], data[at[k]], ends[k + 1] - ends[k]);
-}
-
-void scatter(char *const *data, const int64_t *at, const int64_t *ends, int64_t count, const char *whole, int threads)
-{
-#pragma omp parallel for num_threads(threads)
-    for (int64_t k = 0; k < count; ++k)
-        memcpy(data[at[k]], whole + ends[k], ends[k + 1] - ends[k]);
-}
-
-/* To each tensor is added what `whole` holds for it. */
-
-#define ADD(NAME, TYPE)                                                                                               \
-    void NAME(char *const *data, const int64_t *at, const int64_t *ends, int64_t count, const char *whole,            \
-              int threads)                                                                                            \
-    {                                                                                                                 \
-        _Pragma("omp parallel for num_threads(threads)")                                                              \
-        for (int64_t k = 0; k < count; ++k) {                                                                         \
-            TYPE *to = (TYPE *)data[at[k]];                                                                           \
-            const TYPE *from = (const TYPE *)(whole + ends[k]);                                                       \
-            for (int64_t i = 0; i < (ends[k + 1] - ends[k]) / (int64_t)sizeof(TYPE); ++i)                             \
-                to[i] += from[i];                                                                                     \
-        }                                                                                                             \
+/* Each of these does something for every pair, and returns 0; -1 if there is a Python error. */
+#define FOR_EACH_PAIR(NAME, ACTION)                                                                                    \
+    int NAME(PyObject *tensors, char *piece, int64_t bytes, int threads)                                               \
+    {                                                                                                                  \
+        Pair *pairs = pairs_of(tensors, piece, bytes);                                                                 \
+        if (!pairs)                                                                                                    \
+            return -1;                                                                                                 \
+        Py_ssize_t count = PyList_GET_SIZE(tensors);                                                                   \
+        _Pragma("omp parallel for num_threads(threads)")                                                               \
+        for (Py_ssize_t k = 0; k < count; ++k) {                                                                       \
+            Pair pair = pairs[k];                                                                                      \
+            ACTION                                                                                                     \
+        }                                                                                                              \
+        free(pairs);                                                                                                   \
+        return 0;                                                                                                      \
     }
 
-ADD(add_float, float)
-ADD(add_double, double)
+#define ADD(TYPE)                                                                                                      \
+    TYPE *to = (TYPE *)pair.data;                                                                                      \
+    const TYPE *from = (const TYPE *)pair.part;                                                                        \
+    for (int64_t i = 0; i < pair.size / (int64_t)sizeof(TYPE); ++i)                                                    \
+        to[i] += from[i];
+
+FOR_EACH_PAIR(gather, memcpy(pair.part, pair.data, pair.size);)
+FOR_EACH_PAIR(scatter, memcpy(pair.data, pair.part, pair.size);)
+FOR_EACH_PAIR(add_float, ADD(float))
+FOR_EACH_PAIR(add_double, ADD(double))

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 
 from ravine import rules
-from ravine.optim.kernels import LARGE, takes
+from ravine.optim.kernels import takes
 from ravine.rules.base import Rule, Tensors
 from ravine.rules.projected import along, cosines, row_dots, row_numbers
+
+LARGE = 32 * 1024
+"""Elements of the largest tensor that has the body."""
 
 Shortcut: TypeAlias = Callable[[Tensor, Tensor, Tensors, Tensors], None]
 """`Rule.apply`, with room in the state for every temporary. It does not tell autograd of what it writes."""
