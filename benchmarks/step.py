@@ -4,9 +4,9 @@
 
 One grid: every rule on some numbers of tensors and elements, in float32; SGDP and AdamP a second time with a threshold
 at which they project. The ways to step (ours, eager and compiled, and the peers') share parameters and gradients, have
-each a state of its own, are warm, and take turns, in another order in each round; a peer has the same hyper-parameters.
-Before a way is timed it takes a step, so that the cache holds what it can of its tensors, whichever way was timed
-before. "As fast as" is the peer's time over ours: the median over rounds, with Student's 95 % interval on the logarithm.
+each a state of its own, are warm, and take turns in a random order; a peer has the same hyper-parameters. Before a way
+is timed it takes a step, so that the cache holds what it can of its tensors, whichever way was timed before. "As fast
+as" is the peer's time over ours: the median over rounds, with Student's 95 % interval on the logarithm.
 
 The physical limit: a step reads parameter, gradient and state, and writes parameter and state, at the bandwidth of a
 copy within memory, which is measured in the same rounds. The share of it that a step reaches says something where the
