@@ -107,24 +107,24 @@ class Given(NamedTuple):
         return None if self.rule.elementwise or not may_pack(param, self.grads[place]) else param.shape
 
 
+Kind: TypeAlias = tuple[Any, ...]
+"""All that a graph of a step depends on."""
+
+
 class Taken(NamedTuple):
-    """What a step takes of the parameters that share their coefficients, and the gradients of their group."""
+    """What a step takes of the parameters that share their coefficients, and the gradients of their group.
+
+    ``kind``: None if it is not worth a graph, or if none was asked for.
+    """
 
     common: Common
     sources: list[Source]
     grads: list[Tensor]
+    kind: Kind | None
 
     def pieces(self) -> Iterator[Piece]:
         """Every piece, gathered when it is its turn."""
         return (source.gather(self.grads) for source in self.sources)
-
-    def kind(self) -> tuple[Any, ...] | None:
-        """All that a graph of the step depends on; None if it is not worth a graph."""
-        layouts = [source.layout(self.grads) for source in self.sources]
-        if None in layouts:
-            return None
-        common = self.common
-        return common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts
 
 
 class Called(NamedTuple):
@@ -190,6 +190,7 @@ class Alike:
         self.sparse = [one for one in alone if given.grads[one.place].layout is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
         self.rounded_from = places[0] if given.rounds(places[0]) else None  # tells its draws from those of other parts
+        self.kinds: dict[tuple[bool, bool], Kind | None] = {}  # by whether there is weight decay, and maximize
         self.given: tuple[dict[str, float], bool] | None = None  # what `common` or `call` was made of
         self.common: Common
         self.call: Kernel
@@ -224,7 +225,19 @@ class Alike:
         common = self.common
         if given.rounding is not None and self.rounded_from is not None:
             common = replace(common, draws=draws(self.device, *given.rounding, self.rounded_from))
-        return Taken(common, sources, given.grads)
+        kind = self._kind(values, maximize, sources, given.grads) if given.way == "graph" else None
+        return Taken(common, sources, given.grads, kind)
+
+    def _kind(
+        self, values: dict[str, float], maximize: bool, sources: list[Source], grads: list[Tensor]
+    ) -> Kind | None:
+        """The kind of the next step, which is that of the last one like it: nothing lies otherwise."""
+        key = values["weight_decay"] != 0, maximize
+        if key not in self.kinds:
+            common, layouts = self.common, [source.layout(grads) for source in sources]
+            kind = common.rule, common.dtype, common.values.device, common.maximize, *common.coefficients, *layouts
+            self.kinds[key] = None if None in layouts else kind
+        return self.kinds[key]
 
     def _renew(self, values: dict[str, float], maximize: bool, room: Room) -> None:
         """Make what depends on the numbers of the next step, which is counted; no weight decay if it is zero."""

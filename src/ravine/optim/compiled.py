@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ravine.graphs import once
 from ravine.optim.arithmetic import Batch, Piece, advance
-from ravine.optim.batches import Taken, gathered
+from ravine.optim.batches import Kind, Taken, gathered, same
 
 Compiler: TypeAlias = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 """What makes a graph, with examples of its arguments, into a function of them."""
@@ -47,24 +47,36 @@ class Program:
 
     def __init__(self, compiler: Compiler | None = None) -> None:
         self.compiler = compiler or inductor
-        self._graphs: dict[Any, Callable[..., Any]] = {}
+        self._graphs: dict[tuple[Kind, ...], Callable[..., Any]] = {}
+        self._last: tuple[list[Kind | None], Callable[..., Any]] | None = None  # the graph of the last step
 
     def step(self, taken: list[Taken]) -> bool:
         """Step all that is taken in one call of a graph, which is made if it is the first of its kind.
 
         False if nothing was stepped, because it is not worth a graph.
         """
-        kinds = tuple(each.kind() for each in taken)
-        graph = self._graphs.get(kinds)
+        graph = self._graph([each.kind for each in taken], taken)
         if graph is None:
-            if None in kinds or len(self._graphs) == GRAPHS or sum(len(each.sources) for each in taken) > PIECES:
-                return False
-            graph = self._graphs[kinds] = self._made(gathered(taken))
+            return False
         graph(*chain.from_iterable((each.common.values, *chain.from_iterable(each.pieces())) for each in taken))
         for each in taken:
             for source in each.sources:
                 source.scatter()
         return True
+
+    def _graph(self, kinds: list[Kind | None], taken: list[Taken]) -> Callable[..., Any] | None:
+        """The graph of steps of these kinds; None if they are not worth one."""
+        if self._last and same(kinds, self._last[0]):  # to compare them takes longer
+            return self._last[1]
+        known = tuple(kind for kind in kinds if kind is not None)
+        graph = self._graphs.get(known) if len(known) == len(kinds) else None
+        if graph is None:
+            many = sum(len(each.sources) for each in taken) > PIECES
+            if len(known) < len(kinds) or len(self._graphs) == GRAPHS or many:
+                return None
+            graph = self._graphs[known] = self._made(gathered(taken))
+        self._last = kinds, graph
+        return graph
 
     def _made(self, batches: list[Batch]) -> Callable[..., Any]:
         def step(*given: Tensor) -> list[Tensor]:

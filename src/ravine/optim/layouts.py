@@ -45,24 +45,21 @@ class PlainLayouts:
     """By the attributes of tensors."""
 
     def __init__(self, params: list[Tensor], grads: list[Tensor]) -> None:
-        self.shapes, self.traits = [param.shape for param in params], _traits(params, grads)
+        self.traits = _traits(params, grads)
 
     def hold(self, params: list[Tensor], grads: list[Tensor]) -> bool:
-        # One shape after the other: a thousand at a time would set off Python's garbage collector at every step.
-        return _traits(params, grads) == self.traits and all(
-            [param.shape == shape for param, shape in zip(params, self.shapes, strict=True)]
+        return _traits(params, grads) == self.traits
+
+
+def _traits(params: list[Tensor], grads: list[Tensor]) -> list[Any]:
+    found: list[Any] = [[param.device for param in params]]
+    for tensors in (params, grads):
+        layouts = [tensor.layout for tensor in tensors]
+        found += (
+            layouts,
+            [tensor.dtype for tensor in tensors],
+            [tensor.shape for tensor in tensors],
+            [layout is torch.strided and tensor.stride() for layout, tensor in zip(layouts, tensors, strict=True)],
+            [tensor.is_neg() or tensor.is_conj() for tensor in tensors],
         )
-
-
-def _traits(params: list[Tensor], grads: list[Tensor]) -> tuple[list[Any], ...]:
-    """All but the shapes."""
-    layouts = [grad.layout for grad in grads]
-    return (
-        [param.dtype for param in params],
-        [param.device for param in params],
-        [param.is_contiguous() for param in params],
-        [grad.dtype for grad in grads],
-        layouts,
-        [layout is torch.strided and grad.is_contiguous() for layout, grad in zip(layouts, grads, strict=True)],
-        [grad.is_neg() for grad in grads],
-    )
+    return found

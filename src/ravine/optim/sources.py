@@ -54,7 +54,10 @@ class Source(Protocol):
         """Write what was stepped to where it belongs, if it was a copy."""
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...] | None:
-        """Shapes, strides and dtypes that a graph of the step depends on; None if it is not worth a graph."""
+        """Shapes, strides and dtypes that a graph of the step depends on; None if it is not worth a graph.
+
+        They stay as long as the arrangement, of which this is a part, holds.
+        """
 
 
 class Whole:
@@ -63,15 +66,16 @@ class Whole:
     copied: ClassVar[bool] = False
 
     def __init__(self, given: Given, place: int) -> None:
-        self.place, self.param = place, given.params[place]
+        self.place, self.param, grad = place, given.params[place], given.grads[place]
         self.slots = [given.state[self.param][name] for name in given.rule.slots]
+        self.as_it_lies = grad.layout is torch.strided and not (grad.is_complex() or grad.is_neg())
         self.fixed = (self.param.dtype, *(slot.stride() for slot in self.slots))
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
-        grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
-        if not grad.is_complex():
+        if self.as_it_lies:
             return self.param, grad, *self.slots
+        grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
         return tuple(real(tensor) for tensor in (self.param, grad, *self.slots))
 
     def scatter(self) -> None: ...
