@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from step import allocated
 from torch import Tensor, fx
 
-from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters
-from ravine.optim import OF_RULE, QHM, SNGM, Momentum, NAdam, RMSProp, RuleOptimizer, SignSGD, sources
+from cases_optim import Make, assert_near, assert_same, every, give_gradients, parameters, run
+from ravine.optim import OF_RULE, QHM, SNGM, AdamP, Momentum, NAdam, RMSProp, RuleOptimizer, SignSGD, sources
 from ravine.optim import compiled as program
 from ravine.optim.compiled import GRAPHS
 
@@ -243,3 +244,22 @@ def test_inductor_compiles_one_step_in_place() -> None:
             give_gradients(params, step)
             each.step()
     assert_near(ours, twins)
+
+
+def test_a_step_of_rows_takes_no_memory() -> None:
+    shapes = [(100, 90), (30, 20), (30, 20), (7,)]
+    ours, twins = parameters(shapes=shapes), parameters(shapes=shapes)
+    optimizer, twin = AdamP(ours, lr=0.1, weight_decay=0.1), AdamP(twins, lr=0.1, weight_decay=0.1)
+    optimizer.compile()
+    for step in range(4):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            each.param_groups[0]["delta"] = 10.0 if step % 2 else 0.1  # with and without a projection
+            run(each, params, range(step, step + 1))
+    assert_near(ours, twins, 1e-5)
+    _, most = allocated(optimizer.step)
+    assert most < 100  # single numbers, and none for each row
+
+
+def test_another_torch_copies_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._inductor.lowering, "mutate_to")
+    program.write_where_kept.__wrapped__()

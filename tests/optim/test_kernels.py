@@ -307,9 +307,9 @@ def test_a_shortcut_projects_what_the_body_projects(
 ) -> None:
     looks: list[int] = []
 
-    def counted(point: Tensor, slope: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def counted(point: Tensor, slope: Tensor, room: Tensor, state: Tensors) -> tuple[Tensor, Tensor, Tensor]:
         looks.append(len(point))
-        return row_numbers(point, slope, room)
+        return row_numbers(point, slope, room, state)
 
     monkeypatch.setattr(shortcuts, "row_numbers", counted)
     monkeypatch.setattr(shortcuts, "STRIP", 25_000)  # two rows

@@ -21,7 +21,7 @@ BLOCK = 512 * 1024
 """Elements that an elementwise rule takes at a time on the CPU, so that its passes over them stay in the cache."""
 
 Piece: TypeAlias = tuple[Tensor, ...]
-"""Parameter, gradient and the slots of the rule, of one shape."""
+"""Parameter, gradient and the slots of the rule, of one shape; in a graph also its row rooms and tensor rooms."""
 
 
 class Room:
@@ -138,13 +138,13 @@ def seen(common: Common, param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return point, rule.decayed(point, grad, c, out=slope)
 
 
-def apply(common: Common, by_shortcut: bool, param: Tensor, grad: Tensor, *slots: Tensor) -> None:
+def apply(common: Common, by_shortcut: bool, param: Tensor, grad: Tensor, *rest: Tensor) -> None:
     """Apply the rule to one block, by its shortcut if it has one and that is allowed."""
     rule = common.rule
     point, slope = seen(common, param, grad)
-    state = dict(zip(rule.slots, slots, strict=True))
+    state = dict(zip((*rule.slots, *rule.row_rooms, *rule.tensor_rooms)[: len(rest)], rest, strict=True))
     rooms = {name: common.temporary(point, name) for name in rule.rooms}
-    shortcut = shortcut_of(rule, (point, slope, *slots, *rooms.values())) if by_shortcut else None
+    shortcut = shortcut_of(rule, (point, slope, *rest, *rooms.values())) if by_shortcut else None
     (shortcut or rule.apply)(point, slope, state | rooms, common.coefficients)
     if shortcut:
         increment_version(param)  # kernels do not, and autograd would go back through the stepped parameter

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
@@ -33,9 +34,27 @@ def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any
 
     What two kernels need is computed by both: to keep it between them would take memory, and passes over it.
     """
+    write_where_kept()
     options = {"size_asserts": False, "realize_reads_threshold": 64, "realize_opcount_threshold": 256}
     made: Callable[..., Any] = torch._inductor.compile(once(graph, examples), list[Any](examples), options=options)
     return made
+
+
+@cache
+def write_where_kept() -> None:
+    """Have Inductor write what `ravine.rules.base.kept` keeps where it is kept; it would copy it there.
+
+    How it does so is no public part of torch: with another torch it is copied.
+    """
+    try:
+        from torch._inductor.lowering import mutate_to, register_lowering
+    except ImportError:
+        return
+
+    def keep(room: Any, value: Any) -> None:
+        mutate_to(room, value, unsafe_alias=True)  # type: ignore[no-untyped-call]  # safe: nothing else is written there, and nothing else uses it
+
+    register_lowering(torch.ops.ravine.keep.default, type_promotion_kind=None)(keep)
 
 
 PIECES = 512

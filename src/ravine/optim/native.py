@@ -101,7 +101,7 @@ class NativePack(Pack):
 
     def from_point(self, grads: Sequence[Tensor]) -> Piece:
         self._call("gather", [grads[k] for k in self.places], self.slope)
-        return self.point, self.slope, *self.slots
+        return self.point, self.slope, *self.rest
 
     def scatter(self) -> None:
         self._call("scatter", self.params, self.point)

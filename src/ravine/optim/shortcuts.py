@@ -104,7 +104,7 @@ def _by_rows(whole: Rows, make: Callable[..., object], scale: float, c: Tensors,
     numbers = []
     for point, *rest in strips:
         make(*rest)
-        numbers.append(row_numbers(point, rest[0], room[: len(point)]))
+        numbers.append(row_numbers(point, rest[0], room[: len(point)], {}))
     for (point, _, move, *_), factor in zip(strips, _multipliers(strips, numbers, scale, c, room), strict=True):
         _join(point, move, scale, factor)
 

@@ -67,16 +67,17 @@ class Whole:
 
     def __init__(self, given: Given, place: int) -> None:
         self.place, self.param, grad = place, given.params[place], given.grads[place]
-        self.slots = [given.state[self.param][name] for name in given.rule.slots]
+        slots = [given.state[self.param][name] for name in given.rule.slots]
+        self.rest = [*slots, *small_rooms(given, self.param, 1)]
         self.as_it_lies = grad.layout is torch.strided and not (grad.is_complex() or grad.is_neg())
-        self.fixed = (self.param.dtype, *(slot.stride() for slot in self.slots))
+        self.fixed = (self.param.dtype, *(slot.stride() for slot in slots))
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
         if self.as_it_lies:
-            return self.param, grad, *self.slots
+            return self.param, grad, *self.rest
         grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
-        return tuple(real(tensor) for tensor in (self.param, grad, *self.slots))
+        return tuple(real(tensor) for tensor in (self.param, grad, *self.rest))
 
     def scatter(self) -> None: ...
 
@@ -98,11 +99,11 @@ class Rows:
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.whole.place].coalesce()
         self.rows = tuple(grad.indices())
-        self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.slots))
+        self.point, *self.slots = (tensor[self.rows] for tensor in (self.whole.param, *self.whole.rest))
         return tuple(real(tensor) for tensor in (self.point, grad.values().contiguous(), *self.slots))
 
     def scatter(self) -> None:
-        for tensor, part in zip((self.whole.param, *self.whole.slots), (self.point, *self.slots), strict=True):
+        for tensor, part in zip((self.whole.param, *self.whole.rest), (self.point, *self.slots), strict=True):
             tensor.index_put_(self.rows, part)
 
     def layout(self, grads: Sequence[Tensor]) -> None:
@@ -122,10 +123,11 @@ class Pack:
         self.points = parts(point[:size], self.params)
         self.cuts = list(neighbours(self.params))
         self.into_point, self.into_slope = (rows(room[:size], self.params, self.cuts) for room in (point, slope))
-        self.slots = [
+        slots = (
             joined([given.state[param][name] for param in self.params], torch.empty_like(point[:size])).view(shape)
             for name in given.rule.slots
-        ]
+        )
+        self.rest = [*slots, *small_rooms(given, self.point, 2)]
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         for cut, point in zip(self.cuts, self.into_point, strict=True):
@@ -136,7 +138,7 @@ class Pack:
         """The piece at what ``point`` holds."""
         for cut, slope in zip(self.cuts, self.into_slope, strict=True):
             together([grads[k] for k in self.places[cut]], slope)
-        return self.point, self.slope, *self.slots
+        return self.point, self.slope, *self.rest
 
     def scatter(self) -> None:
         torch._foreach_copy_(self.params, self.points)
@@ -169,6 +171,18 @@ class Moves:
 
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         return self.pack.layout(grads)
+
+
+def small_rooms(given: Given, whole: Tensor, dims: int) -> list[Tensor]:
+    """Memory for the rule's row rooms, of ``dims`` dimensions, and its tensor rooms, if that is less than a tensor has.
+
+    Only for a graph, which would take it at every step.
+    """
+    if given.way != "graph" or whole.dim() <= dims or whole.device.type != "cpu" or not plain(whole):
+        return []
+    rule, shape = given.rule, whole.shape[:dims]
+    shapes = [shape for _ in rule.row_rooms] + [(*shape[:-1], 1) for _ in rule.tensor_rooms]
+    return [torch.empty(shape, dtype=working_dtype(whole)) for shape in shapes]
 
 
 def in_row(tensor: Tensor) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from torch import Tensor, addcmul, empty_like, linalg, where
+from torch import Tensor, addcmul, empty_like, linalg, ops, where
+from torch.library import Library
 
 from ravine.errors import UserError
 
@@ -91,6 +92,8 @@ class Rule(ABC):
     decay shrinks the parameters, and `apply` does it; else it is added to the gradient before `apply`. ``rests``: where
     the gradient is zero, and without weight decay, parameter and state stay as they are. ``rooms``: names of the
     temporaries of `apply`, shaped like the parameter; a caller may keep memory for them in ``state``, see `room`.
+    ``row_rooms``: those with a number for each row, of shape (..., rows), and ``tensor_rooms``: with one for all rows,
+    of shape (..., 1), see `kept`.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Rule(ABC):
     decoupled: bool = False
     rests: bool = False
     rooms: tuple[str, ...] = ()
+    row_rooms: tuple[str, ...] = ()
+    tensor_rooms: tuple[str, ...] = ()
 
     @property
     def weight_decay(self) -> Hyper:
@@ -162,6 +167,28 @@ def whole_norm(grad: Tensor, per_run: bool) -> Tensor:
 def room(state: Tensors, name: str, like: Tensor) -> Tensor:
     """Memory for a temporary of `Rule.apply`, shaped like the parameter: what the caller keeps for it, else new."""
     return state[name] if name in state else empty_like(like)
+
+
+LIBRARY = Library("ravine", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY.define("keep(Tensor(a!) room, Tensor value) -> ()")  # type: ignore[no-untyped-call]
+
+
+def _keep(room: Tensor, value: Tensor) -> None:
+    room.copy_(value)
+
+
+LIBRARY.impl("keep", _keep, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+
+
+def kept(state: Tensors, name: str, value: Tensor) -> Tensor:
+    """``value``, in the memory that the caller keeps for it in ``state``, if there is any.
+
+    An operation of its own, so that a compiler cannot see that it might as well take memory of its own at every step.
+    """
+    if name not in state:
+        return value
+    ops.ravine.keep(state[name], value)
+    return state[name]
 
 
 def nonzero(norm: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ravine.rules.adaptive import Adam, scaled
-from ravine.rules.base import Hyper, Numbers, Rule, Tensors, room
+from ravine.rules.base import Hyper, Numbers, Rule, Tensors, kept, room
 from ravine.rules.momentum import HEAVY_BALL
 
 DELTA = Hyper(
@@ -42,46 +42,62 @@ def row_dots(left: Tensor, right: Tensor, product: Tensor, runs: int = 0) -> Ten
     return torch.mul(left, right, out=product).sum(-1)
 
 
-def row_numbers(param: Tensor, grad: Tensor, product: Tensor, runs: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def row_numbers(
+    param: Tensor, grad: Tensor, product: Tensor, state: Tensors, runs: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Three numbers of each output's weights w: |w|, |g| and (w, g), each of shape (..., rows).
 
     ``product`` is room for a temporary; nothing else of the size of the tensor is made.
     """
-    dots = row_dots(param, grad, product, runs)
-    sizes, slopes = (torch.linalg.vector_norm(_rows(tensor, runs), dim=-1) for tensor in (param, grad))
-    return sizes, slopes, dots
+    dots = kept(state, "with_grad", row_dots(param, grad, product, runs))
+    return _norms(_rows(param, runs), state, "sizes"), _norms(_rows(grad, runs), state, "slopes"), dots
 
 
-def _row_factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor, runs: int) -> Tensor:
+def _norms(rows: Tensor, state: Tensors, name: str, keepdim: bool = False) -> Tensor:
+    """The norm of each row; what is kept is its square, the sum, which a compiler can write where it is to be."""
+    if name in state:
+        return kept(state, name, rows.square().sum(-1, keepdim=keepdim)).sqrt()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=keepdim)
+    return norms
+
+
+def _row_factors(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, state: Tensors, runs: int) -> Tensor:
     """What each output's weights are multiplied by: 1 - decay + lr excess.
 
     excess w, with excess = (w, move) / (|w| + eps)^2, is the part of the step along the weights, which goes in the
     first view in which the gradient is orthogonal to all rows: |cos(w, g)| < delta / sqrt(length of a row). First each
     output's weights are a row, then the whole tensor is one. The decay is reduced where there was a projection.
     """
-    sizes, slopes, with_grad = row_numbers(param, grad, product, runs)
-    with_move = row_dots(param, move, product, runs)
+    product = room(state, "product", param)
+    sizes, slopes, with_grad = row_numbers(param, grad, product, state, runs)
+    with_move = kept(state, "with_move", row_dots(param, move, product, runs))
     h = {name: value.reshape(-1, 1) if runs else value for name, value in c.items()}  # against (runs, rows)
     length = param.shape[runs:].numel()
     small = h["delta"] / math.sqrt(max(length // max(sizes.shape[-1], 1), 1))
     by_row = (cosines(sizes, slopes, with_grad, h) < small).all(-1, keepdim=True)
-    size, slope = (torch.linalg.vector_norm(norms, dim=-1, keepdim=True) for norms in (sizes, slopes))
-    by_layer = cosines(size, slope, with_grad.sum(-1, keepdim=True), h) < h["delta"] / math.sqrt(max(length, 1))
-    of_row, of_layer = along(with_move, sizes, h), along(with_move.sum(-1, keepdim=True), size, h)
-    excess = torch.where(by_row, of_row, torch.where(by_layer, of_layer, 0))
+    size, slope = _norms(sizes, state, "size", keepdim=True), _norms(slopes, state, "slope", keepdim=True)
+    all_with_grad = kept(state, "all_with_grad", with_grad.sum(-1, keepdim=True))
+    all_with_move = kept(state, "all_with_move", with_move.sum(-1, keepdim=True))
+    by_layer = cosines(size, slope, all_with_grad, h) < h["delta"] / math.sqrt(max(length, 1))
+    of_layer = kept(state, "of_layer", torch.where(by_layer, along(all_with_move, size, h), 0))
+    excess = torch.where(by_row, along(with_move, sizes, h), of_layer)
     decay = h["decay"] * torch.where(by_row | by_layer, h["wd_ratio"], 1) if "decay" in h else 0
-    factor = 1 - decay + h["lr"] * excess
+    factor = kept(state, "factors", 1 - decay + h["lr"] * excess)
     return factor.view(*factor.shape, *[1] * (param.dim() - factor.dim()))
 
 
-def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, product: Tensor) -> None:
+def step_projected(param: Tensor, grad: Tensor, move: Tensor, c: Tensors, state: Tensors) -> None:
     """``w <- (1 - decay) w - lr (move - excess w)``; tensors of one dimension or none are not projected."""
     runs = c["lr"].dim() and 1
     if param.dim() > runs + 1:
-        param.mul_(_row_factors(param, grad, move, c, product, runs))
+        param.mul_(_row_factors(param, grad, move, c, state, runs))
     elif "decay" in c:
         param.mul_(1 - c["decay"])
     param.addcmul_(move, c["lr"], value=-1)
+
+
+ROW_ROOMS = ("sizes", "slopes", "with_grad", "with_move", "factors")
+TENSOR_ROOMS = ("size", "slope", "all_with_grad", "all_with_move", "of_layer")
 
 
 class SGDP(Rule):
@@ -110,6 +126,7 @@ class SGDP(Rule):
     }
     slots = ("momentum_buffer",)
     rooms = ("product", "ahead")
+    row_rooms, tensor_rooms = ROW_ROOMS, TENSOR_ROOMS
     elementwise = False
     decoupled = True
 
@@ -121,10 +138,10 @@ class SGDP(Rule):
         return {**h, **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        velocity, (product, ahead) = state["momentum_buffer"], (room(state, name, param) for name in self.rooms)
+        velocity, ahead = state["momentum_buffer"], room(state, "ahead", param)
         torch.addcmul(grad, velocity, c["momentum"], out=velocity)
         move = torch.addcmul(grad, velocity, c["momentum"], out=ahead) if self.nesterov else velocity
-        step_projected(param, grad, move, c, product)
+        step_projected(param, grad, move, c, state)
 
 
 class AdamP(Rule):
@@ -142,6 +159,7 @@ class AdamP(Rule):
     slots = ("exp_avg", "exp_avg_sq")
     counts = True
     rooms = ("ratio", "product", "ahead")
+    row_rooms, tensor_rooms = ROW_ROOMS, TENSOR_ROOMS
     elementwise = False
     decoupled = True
 
@@ -153,8 +171,8 @@ class AdamP(Rule):
         return {**ADAM.coefficients(h), **decay, "floor": h["eps"]}
 
     def apply(self, param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
-        ratio, product, ahead = (room(state, name, param) for name in self.rooms)
+        ratio, ahead = room(state, "ratio", param), room(state, "ahead", param)
         mean = state["exp_avg"].lerp_(grad, c["gain1"])
         squares = state["exp_avg_sq"].lerp_(torch.square(grad, out=ratio), c["gain2"])
         direction = torch.lerp(mean, grad, c["gain1"], out=ahead) if self.nesterov else mean
-        step_projected(param, grad, scaled(direction, squares, c, ratio), c, product)
+        step_projected(param, grad, scaled(direction, squares, c, ratio), c, state)
