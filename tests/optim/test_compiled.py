@@ -257,7 +257,7 @@ def test_a_step_of_rows_takes_no_memory() -> None:
             run(each, params, range(step, step + 1))
     assert_near(ours, twins, 1e-5)
     _, most = allocated(optimizer.step)
-    assert most < 100  # single numbers, and none for each row
+    assert most < 4 * 100  # single numbers, and none for each row
 
 
 def test_another_torch_copies_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
