@@ -1,4 +1,7 @@
-"""The benchmark of steps asks for three times a peer's speed only where torch's own kernel would have it."""
+"""What the benchmark of steps asks for, and how it times.
+
+It asks for three times a peer's speed only where torch's own kernel would have it.
+"""
 
 from dataclasses import dataclass
 from typing import Any, cast

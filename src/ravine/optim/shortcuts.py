@@ -82,7 +82,7 @@ def _sgdf(param: Tensor, grad: Tensor, state: Tensors, c: Tensors) -> None:
     param.add_(mean, alpha=-float(c["along_mean"]))
 
 
-STRIP = 512 * 1024
+STRIP = 256 * 1024
 """Elements of the rows that are looked at together, so that they stay in the cache."""
 
 Rows: TypeAlias = tuple[Tensor, ...]
@@ -105,6 +105,8 @@ def _by_rows(whole: Rows, make: Callable[..., object], scale: float, c: Tensors,
     for point, *rest in strips:
         make(*rest)
         numbers.append(row_numbers(point, rest[0], room[: len(point)], {}))
+    strips.reverse()  # those that were looked at last are still in the cache
+    numbers.reverse()
     for (point, _, move, *_), factor in zip(strips, _multipliers(strips, numbers, scale, c, room), strict=True):
         _join(point, move, scale, factor)
 
@@ -115,13 +117,13 @@ def _multipliers(
     """What each strip is multiplied by; what its step has along the weights is looked at only where it is to go."""
     row = strips[0][0][0]
     dots = (row_dots(point, move, room[: len(point)]) for point, _, move, *_ in strips)
-    small = float(c["delta"] / math.sqrt(row.numel()))  # in the dtype of the cosines, as in the body
-    if all(float(cosines(*of_rows, c).max()) < small for of_rows in numbers):
-        for each, (sizes, *_) in zip(dots, numbers, strict=True):
-            factors = along(each, sizes, c).mul_(-scale).add_(_kept(c, c["wd_ratio"]))
-            yield factors.view(-1, *[1] * row.dim())
-        return
     sizes, slopes, with_grad = (torch.cat(column) for column in zip(*numbers, strict=True))
+    small = float(c["delta"] / math.sqrt(row.numel()))  # in the dtype of the cosines, as in the body
+    if float(cosines(sizes, slopes, with_grad, c).max()) < small:
+        pulls = torch.split_with_sizes(along(-scale, sizes, c), [len(point) for point, *_ in strips])
+        for each, pull in zip(dots, pulls, strict=True):
+            yield each.mul_(pull).add_(_kept(c, c["wd_ratio"])).view(-1, *[1] * row.dim())
+        return
     size, slope = torch.linalg.vector_norm(sizes), torch.linalg.vector_norm(slopes)
     if cosines(size, slope, with_grad.sum(), c) < c["delta"] / math.sqrt(row.numel() * len(sizes)):
         yield from [_kept(c, c["wd_ratio"]) - scale * along(torch.cat(list(dots)).sum(), size, c)] * len(strips)

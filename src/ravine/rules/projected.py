@@ -31,7 +31,7 @@ def cosines(sizes: Tensor, slopes: Tensor, dots: Tensor, c: Tensors) -> Tensor:
     return dots.abs() / (torch.maximum(sizes, c["floor"]) * torch.maximum(slopes, c["floor"]))
 
 
-def along(dots: Tensor, sizes: Tensor, c: Tensors) -> Tensor:
+def along(dots: Tensor | float, sizes: Tensor, c: Tensors) -> Tensor:
     """(w, step) / (|w| + eps)^2: the part of the step along w is so many times w."""
     return dots / (sizes + c["floor"]).square()
 
