@@ -263,3 +263,61 @@ def test_a_step_of_rows_takes_no_memory() -> None:
 def test_another_torch_copies_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch._inductor.lowering, "mutate_to")
     program.write_where_kept.__wrapped__()
+
+
+@ways
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+def test_groups_that_were_alike_may_part(name: str, compiled: Compile) -> None:
+    ours, twins = parameters(shapes=[(100, 90), (100, 90)]), parameters(shapes=[(100, 90), (100, 90)])
+    optimizer, twin = (QHM([{"params": [param]} for param in params], weight_decay=0.1) for params in (ours, twins))
+    step_of = compiled(optimizer, "eager")
+    for step in range(4):
+        for params, each, do in ((ours, optimizer, step_of), (twins, twin, twin.step)):
+            if step == 2:
+                each.param_groups[0][name] = 0.5
+            give_gradients(params, step)
+            do()
+    assert_near(ours, twins)
+
+
+@pytest.mark.parametrize("shape", [(100, 90), (3, 4)])
+def test_gradients_that_were_one_may_part(shape: tuple[int, ...]) -> None:
+    ours, twins = parameters(shapes=[shape] * 2), parameters(shapes=[shape] * 2)
+    optimizer, twin = QHM(ours), QHM(twins)
+    optimizer.compile(as_it_is)
+    for step in range(4):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            give_gradients(params, step)
+            if step < 2:
+                params[1].grad = params[0].grad
+            each.step()
+    assert_near(ours, twins)
+
+
+def test_what_no_graph_is_made_for_steps_as_the_eager_one() -> None:
+    shapes = [(300, 300)] * (GRAPHS + 2)
+    ours, twins = parameters(shapes=shapes), parameters(shapes=shapes)
+    optimizer, twin = AdamP(ours), AdamP(twins)
+    optimizer.compile(as_it_is)
+    for count in range(1, len(shapes) + 1):
+        for params, each in ((ours, optimizer), (twins, twin)):
+            each.zero_grad()
+            give_gradients(params[-count:], count)
+            each.step()
+    assert torch.equal(ours[0], twins[0])  # bit by bit: no graph has stepped it
+    assert_near(ours, twins, 1e-5)
+
+
+def test_a_parameter_of_a_class_of_its_own_has_a_graph_of_its_own() -> None:
+    class Own(torch.nn.Parameter): ...
+
+    params: list[Tensor] = [torch.nn.Parameter(torch.ones(100, 90)), Own(torch.ones(100, 90))]
+    twins = [param.detach().clone().requires_grad_() for param in params]
+    optimizer, twin = AdamP(params), AdamP(twins)
+    optimizer.compile(as_it_is)
+    for step in range(4):
+        for ours, each in ((params, optimizer), (twins, twin)):
+            each.zero_grad()
+            give_gradients(ours[step % 2 : step % 2 + 1], step)
+            each.step()
+    assert_near(params, twins, 1e-5)

@@ -33,6 +33,7 @@ OF_PARAMS: dict[str, Callable[[Tensor], Tensor]] = {
 OF_GRADS: dict[str, Callable[[Tensor], Tensor]] = {
     **OTHERS,
     "layout": lambda tensor: tensor.to_sparse(),
+    "memory": lambda tensor: torch._efficientzerotensor(tensor.shape),
     "sign": lambda tensor: torch.complex(tensor, tensor).conj().imag,
 }
 
@@ -120,6 +121,13 @@ def test_gradients_that_are_one_object_are_arranged_at_every_step() -> None:
         optimizer.step()
         twin.step()
     assert_same(params, twins)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_guards_are_asked_for_what_they_know() -> None:
+    params, grads = pairs()
+    params[0] = torch.eye(4).to_sparse_csr().requires_grad_()
+    assert isinstance(layouts_of(params, grads), PlainLayouts)
 
 
 def test_another_torch_may_have_no_guards(monkeypatch: pytest.MonkeyPatch) -> None:

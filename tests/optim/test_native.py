@@ -1,7 +1,11 @@
 """What C copies for a compiled step of many small tensors is what torch copies."""
 
 import ctypes
+import os
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +84,11 @@ def negative(tensor: Tensor) -> Tensor:
     return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
 
 
-@pytest.mark.parametrize("change", [without_order, negative], ids=["strided", "negative view"])
+def without_memory(tensor: Tensor) -> Tensor:
+    return torch._efficientzerotensor(tensor.shape)
+
+
+@pytest.mark.parametrize("change", [without_order, negative, without_memory])
 @pytest.mark.parametrize("shape", [(4, 3), (1,), ()])
 def test_what_is_no_copy_of_bytes_is_copied_by_torch(
     shape: tuple[int, ...], change: Callable[[Tensor], Tensor]
@@ -94,6 +102,8 @@ def test_what_is_no_copy_of_bytes_is_copied_by_torch(
             grad = ours[5].grad
             assert grad is not None
             ours[5].grad = change(grad)
+            if change is without_memory:
+                twins[5].grad = torch.zeros_like(twins[5])
         optimizer.step()
         twin.step()
         bytes_alone = step != 1 or (change is without_order and shape != (4, 3))
@@ -123,10 +133,42 @@ def a_compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_a_compiler_there_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", str(tmp_path / "none"))
     assert native.library.__wrapped__() is None
+    monkeypatch.setenv("CC", 'cc "')
+    assert native.library.__wrapped__() is None
     a_compiler(tmp_path, "exit 1", monkeypatch)
     assert native.library.__wrapped__() is None
     a_compiler(tmp_path, "exit 0", monkeypatch)  # it says that it wrote something
     assert native.library.__wrapped__() is None
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "/proc"])
+def test_without_a_folder_for_it_there_is_no_library(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / folder))
+    assert native.library.__wrapped__() is None
+
+
+def test_a_forked_process_steps_on() -> None:
+    program = """
+import os, sys, torch
+from cases_optim import parameters, run
+from ravine.optim import QHM, native
+
+torch.set_num_threads(2)
+params = parameters(shapes=[(30, 30)] * 30)  # large enough for two threads in C, and not in torch
+optimizer = QHM(params)
+optimizer.compile(lambda graph, _: graph.forward)
+run(optimizer, params, range(2))
+child = os.fork()
+if not child:
+    run(optimizer, params, range(2, 3))
+    os._exit(0 if native.NativePack is type(optimizer._arranged[0].parts[0].sources[0]) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ, **paths}, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_compiler_may_lack_openmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +190,8 @@ def test_nothing_is_written_beyond_a_piece() -> None:
         library.scatter(tensors, piece.data_ptr(), piece.nbytes - 4, 2)
     with pytest.raises(SystemError, match="bad argument"):
         library.gather(tuple(tensors), piece.data_ptr(), piece.nbytes, 2)
+    with pytest.raises(ValueError, match="no memory"):
+        library.gather([torch._efficientzerotensor((30, 3, 4))], piece.data_ptr(), piece.nbytes, 2)
     with pytest.raises(RuntimeError, match="storage"):
         library.gather([tensors[0].detach().to_sparse()], piece.data_ptr(), piece.nbytes, 2)
     assert not piece.any()
@@ -157,7 +201,8 @@ def test_another_torch_may_have_another_table(monkeypatch: pytest.MonkeyPatch) -
     new = ctypes.pythonapi.PyCapsule_New
     new.restype, new.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
     table, name = (ctypes.c_uint32 * 32)(99), b"dlpack_exchange_api"
-    monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", new(table, name, None))
-    assert native.library.__wrapped__() is None
+    for capsule in (new(table, name, None), new(table, b"another", None), None):
+        monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", capsule)
+        assert native.library.__wrapped__() is None
     monkeypatch.delattr(Tensor, "__dlpack_c_exchange_api__")
     assert native.library.__wrapped__() is None

@@ -21,7 +21,7 @@ BLOCK = 512 * 1024
 """Elements that an elementwise rule takes at a time on the CPU, so that its passes over them stay in the cache."""
 
 Piece: TypeAlias = tuple[Tensor, ...]
-"""Parameter, gradient and the slots of the rule, of one shape; in a graph also its row rooms and tensor rooms."""
+"""Parameter, gradient and the slots of the rule, of one shape; then in a graph its row rooms and tensor rooms."""
 
 
 class Room:
@@ -142,6 +142,8 @@ def apply(common: Common, by_shortcut: bool, param: Tensor, grad: Tensor, *rest:
     """Apply the rule to one block, by its shortcut if it has one and that is allowed."""
     rule = common.rule
     point, slope = seen(common, param, grad)
+    if common.room is not None:  # no graph after all
+        rest = rest[: len(rule.slots)]
     state = dict(zip((*rule.slots, *rule.row_rooms, *rule.tensor_rooms)[: len(rest)], rest, strict=True))
     rooms = {name: common.temporary(point, name) for name in rule.rooms}
     shortcut = shortcut_of(rule, (point, slope, *rest, *rooms.values())) if by_shortcut else None

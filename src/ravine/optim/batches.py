@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ravine.optim.arithmetic import Batch, Common, Piece, Room, grad_norm, move
-from ravine.optim.kernels import FEW, MANY, Kernel, in_turn, kernel_of, may_add, takes
+from ravine.optim.kernels import FEW, MANY, Kernel, in_turn, is_itself, kernel_of, may_add, takes
 from ravine.optim.layouts import layouts_of
 from ravine.optim.native import pack_of
 from ravine.optim.rounding import draws
@@ -98,7 +98,7 @@ class Given(NamedTuple):
             return None
         slots = (self.state[param][name] for name in self.rule.slots)
         fits = grad.dtype == param.dtype and grad.shape == param.shape
-        as_it_lies = grad.layout is not torch.strided or (grad.is_contiguous() and not grad.is_neg())
+        as_it_lies = grad.layout is not torch.strided or (grad.is_contiguous() and is_itself(grad))
         return kernel if fits and as_it_lies and takes((param, *slots)) else None
 
     def stack(self, place: int) -> torch.Size | None:

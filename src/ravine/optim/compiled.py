@@ -8,7 +8,7 @@ their layout, and that of the gradients, is left to look at.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain, islice
@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ravine.graphs import once
 from ravine.optim.arithmetic import Batch, Piece, advance
 from ravine.optim.batches import Kind, Taken, gathered, same
+from ravine.optim.kernels import plain
 
 Compiler: TypeAlias = Callable[[fx.GraphModule, list[Tensor]], Callable[..., Any]]
 """What makes a graph, with examples of its arguments, into a function of them."""
@@ -52,7 +53,8 @@ def write_where_kept() -> None:
         return
 
     def keep(room: Any, value: Any) -> None:
-        mutate_to(room, value, unsafe_alias=True)  # type: ignore[no-untyped-call]  # safe: nothing else is written there, and nothing else uses it
+        # Safe, because nothing else is written there, and nobody else holds the value.
+        mutate_to(room, value, unsafe_alias=True)  # type: ignore[no-untyped-call]
 
     register_lowering(torch.ops.ravine.keep.default, type_promotion_kind=None)(keep)
 
@@ -102,10 +104,30 @@ class Program:
             advance(list(filled(batches, given)))
             return []
 
-        examples = [tensor for common, pieces in batches for tensor in (common.values, *chain.from_iterable(pieces))]
+        examples = apart(
+            tensor for common, pieces in batches for tensor in (common.values, *chain.from_iterable(pieces))
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torch")  # its own, on what it traces
             return self.compiler(make_fx(step, tracing_mode="fake")(*examples), examples)
+
+
+def apart(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors, those that were there before as others that lie alike.
+
+    In a graph of one tensor in two places there would be one argument for both, and the next step may have two.
+    """
+    found: dict[int, Tensor] = {}
+    for tensor in tensors:
+        place = (tensor.data_ptr() if plain(tensor) else 0) or id(tensor)
+        if place not in found:
+            found[place] = tensor
+        elif plain(tensor):
+            size, stride = tensor.shape, tensor.stride()
+            found[-len(found)] = torch.empty_strided(size, stride, dtype=tensor.dtype, device=tensor.device)
+        else:
+            found[-len(found)] = tensor.detach()
+    return list(found.values())
 
 
 def filled(batches: Sequence[Batch], given: Sequence[Tensor]) -> Iterator[Batch]:

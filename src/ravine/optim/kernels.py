@@ -5,8 +5,8 @@ rule, equal up to rounding, so it is called only for what it is proved on: conti
 float64 throughout. Torch's fused optimizers have faults that begin elsewhere (torch 2.13): in half precision their SGD
 leaves elements where they are, after an overflow at the first step it takes a velocity that nobody has filled, and it
 has none for a parameter whose gradient is late. Here half precision has the body, and every velocity begins as zeros.
-Nor do the kernels look at shapes, or whether a gradient is the negative of its memory: the caller sees to both. That
-they do not tell autograd of what they write is mended here.
+Nor do the kernels look at shapes, or whether a gradient is what its memory says: the caller sees to both. That they do
+not tell autograd of what they write is mended here.
 
 They share the elements of every tensor among all threads, which takes longer than to step a small one. So many small
 tensors are stepped by one thread: `in_turn`.
@@ -245,3 +245,8 @@ def takes(tensors: tuple[Tensor, ...]) -> bool:
 def plain(tensor: Tensor) -> bool:
     """Whether a tensor is of no subclass that has arithmetic of its own."""
     return type(tensor) in (Tensor, torch.nn.Parameter)
+
+
+def is_itself(tensor: Tensor) -> bool:
+    """Whether a strided tensor is what its memory says: no negative, no conjugate, and no zeros without memory."""
+    return not (tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor())

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ravine.optim.kernels import is_itself
+
 
 class Layouts(Protocol):
     """What may change of a parameter that stays the same object, and of a gradient, which comes anew at every step."""
@@ -17,16 +19,23 @@ class Layouts(Protocol):
 
 def layouts_of(params: list[Tensor], grads: list[Tensor]) -> Layouts:
     """How parameters and their gradients lie."""
-    try:
-        return GuardedLayouts(params, grads)
-    except (ImportError, TypeError):  # another torch
-        return PlainLayouts(params, grads)
+    if all(tensor.layout in GUARDED for tensors in (params, grads) for tensor in tensors):
+        try:
+            return GuardedLayouts(params, grads)
+        except (ImportError, TypeError):  # another torch
+            pass
+    return PlainLayouts(params, grads)
+
+
+GUARDED = (torch.strided, torch.sparse_coo)
+"""Layouts that torch's guards know; asked to guard another they end the process (torch 2.13)."""
 
 
 class GuardedLayouts:
     """By what TorchDynamo looks at the arguments of a compiled function: in C++, so that it takes a tenth of the time.
 
-    It is no public part of torch, and may go or change. Two of the same objects among the gradients never hold.
+    It is no public part of torch, and may go or change. Where a gradient is that of two parameters, it never holds, and
+    each step is arranged anew.
     """
 
     def __init__(self, params: list[Tensor], grads: list[Tensor]) -> None:
@@ -60,6 +69,7 @@ def _traits(params: list[Tensor], grads: list[Tensor]) -> list[Any]:
             [tensor.dtype for tensor in tensors],
             [tensor.shape for tensor in tensors],
             [layout is torch.strided and tensor.stride() for layout, tensor in zip(layouts, tensors, strict=True)],
-            [tensor.is_neg() or tensor.is_conj() for tensor in tensors],
+            [is_itself(tensor) for tensor in tensors],
+            [type(tensor) for tensor in tensors],
         )
     return found

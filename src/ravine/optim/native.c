@@ -2,7 +2,7 @@
 
    `ravine.optim.native` compiles this file and calls it with the GIL held. Where a tensor is, and how large, it asks
    torch by DLPack's C exchange API, a table of functions that torch.Tensor carries: it needs none of torch's own C++.
-   The caller sees to it that the tensors are contiguous. */
+   The caller sees to it that the tensors are contiguous, in the memory of the CPU, and of the dtype of the piece. */
 
 #include <Python.h>
 #include <ATen/dlpack.h>
@@ -16,6 +16,7 @@ static DLPackDLTensorFromPyObjectNoSync view_of;
 int begin(PyObject *capsule)
 {
     const DLPackExchangeAPI *api = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
+    PyErr_Clear();
     if (!api || api->header.version.major != DLPACK_MAJOR_VERSION)
         return 0;
     view_of = api->dltensor_from_py_object_no_sync;
@@ -46,6 +47,11 @@ static Pair *pairs_of(PyObject *tensors, char *piece, int64_t bytes)
         int64_t size = view.dtype.bits / 8;
         for (int dim = 0; dim < view.ndim; ++dim)
             size *= view.shape[dim];
+        if (size && !view.data) {
+            free(pairs);
+            PyErr_SetString(PyExc_ValueError, "a tensor has no memory");
+            return NULL;
+        }
         pairs[k] = (Pair){(char *)view.data + view.byte_offset, part, size};
         part += size;
     }
@@ -57,6 +63,12 @@ static Pair *pairs_of(PyObject *tensors, char *piece, int64_t bytes)
     return pairs;
 }
 
+#ifdef _OPENMP
+#define SHARED_AMONG_THREADS _Pragma("omp parallel for num_threads(threads) if (bytes > 65536)")
+#else
+#define SHARED_AMONG_THREADS (void)threads;
+#endif
+
 /* Each of these does something for every pair, and returns 0; -1 if there is a Python error. */
 #define FOR_EACH_PAIR(NAME, ACTION)                                                                                    \
     int NAME(PyObject *tensors, char *piece, int64_t bytes, int threads)                                               \
@@ -65,10 +77,12 @@ static Pair *pairs_of(PyObject *tensors, char *piece, int64_t bytes)
         if (!pairs)                                                                                                    \
             return -1;                                                                                                 \
         Py_ssize_t count = PyList_GET_SIZE(tensors);                                                                   \
-        _Pragma("omp parallel for num_threads(threads)")                                                               \
+        SHARED_AMONG_THREADS                                                                                           \
         for (Py_ssize_t k = 0; k < count; ++k) {                                                                       \
             Pair pair = pairs[k];                                                                                      \
-            ACTION                                                                                                     \
+            if (pair.size) {                                                                                           \
+                ACTION                                                                                                 \
+            }                                                                                                          \
         }                                                                                                              \
         free(pairs);                                                                                                   \
         return 0;                                                                                                      \

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ravine.optim.arithmetic import Piece
-from ravine.optim.kernels import MANY, plain
+from ravine.optim.kernels import MANY, is_itself, plain
 from ravine.optim.sources import Pack, working_dtype
 
 if TYPE_CHECKING:
@@ -33,33 +33,35 @@ if TYPE_CHECKING:
 ADD = {torch.float32: "add_float", torch.float64: "add_double"}
 
 
+PROCESS = os.getpid()
+"""The process that has OpenMP's threads: in one that was forked from it they are missing, and would be waited for."""
+
+
 @cache
 def library() -> PyDLL | None:
     """The functions of `native.c`, compiled; None where that fails."""
-    table = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-    if table is None:
+    try:
+        table = Tensor.__dlpack_c_exchange_api__
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            made = _compiled(Path(folder) / "native.so")
+    except (AttributeError, OSError, ValueError):  # no such table, no folder, no compiler, no library, an odd CC
         return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        made = _compiled(Path(folder) / "native.so")
-    if made is None or not made.begin(py_object(table)):
+    if not made.begin(py_object(table)):
         return None
     for name in ("gather", "scatter", *ADD.values()):
         getattr(made, name).argtypes = py_object, c_void_p, c_int64, c_int
     return made
 
 
-def _compiled(target: Path) -> PyDLL | None:
+def _compiled(target: Path) -> PyDLL:
     """`native.c` as a library, with OpenMP if the compiler has it: torch's own, which is in this process already."""
-    source = Path(__file__).with_suffix(".c")
-    headers = (sysconfig.get_path("include"), Path(torch.__file__).parent / "include")
-    command = [*shlex.split(os.environ.get("CC", "cc")), "-O3", "-shared", "-fPIC", *(f"-I{path}" for path in headers)]
-    for threads in (["-fopenmp"], []):
-        try:
-            subprocess.run([*command, *threads, source, "-o", target], check=True, capture_output=True)
-            return PyDLL(str(target))
-        except (OSError, subprocess.CalledProcessError):
-            continue
-    return None
+    headers = (sysconfig.get_path("include"), str(Path(torch.__file__).parent / "include"))
+    words = ["-O3", "-shared", "-fPIC", *(f"-I{path}" for path in headers)]
+    words += [str(Path(__file__).with_suffix(".c")), "-o", str(target)]
+    command = [*shlex.split(os.environ.get("CC", "cc")), *words]
+    if subprocess.run([*command, "-fopenmp"], check=False, capture_output=True).returncode:
+        subprocess.run(command, check=False, capture_output=True)
+    return PyDLL(str(target))
 
 
 def pack_of(given: Given, places: list[int], point: Tensor, slope: Tensor) -> Pack:
@@ -78,7 +80,7 @@ def _is_bytes(param: Tensor, grad: Tensor) -> bool:
         and each.device.type == "cpu"
         and each.layout is torch.strided
         and each.is_contiguous()
-        and not each.is_neg()
+        and is_itself(each)
         and each.dtype == working_dtype(param)
         and each.shape == param.shape
         for each in (param, grad)
@@ -93,7 +95,8 @@ class NativePack(Pack):
         self.native = native
 
     def _call(self, name: str, tensors: list[Tensor], piece: Tensor) -> None:
-        getattr(self.native, name)(tensors, piece.data_ptr(), piece.nbytes, torch.get_num_threads())
+        threads = torch.get_num_threads() if os.getpid() == PROCESS else 1
+        getattr(self.native, name)(tensors, piece.data_ptr(), piece.nbytes, threads)
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         self._call("gather", self.params, self.point)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ravine.optim.arithmetic import Piece
-from ravine.optim.kernels import add, plain
+from ravine.optim.kernels import add, is_itself, plain
 
 if TYPE_CHECKING:
     from ravine.optim.batches import Given
@@ -69,14 +69,17 @@ class Whole:
         self.place, self.param, grad = place, given.params[place], given.grads[place]
         slots = [given.state[self.param][name] for name in given.rule.slots]
         self.rest = [*slots, *small_rooms(given, self.param, 1)]
-        self.as_it_lies = grad.layout is torch.strided and not (grad.is_complex() or grad.is_neg())
-        self.fixed = (self.param.dtype, *(slot.stride() for slot in slots))
+        self.as_it_lies = grad.layout is torch.strided and is_itself(grad) and not grad.is_complex()
+        self.fixed = (self.param.dtype, len(self.rest), *(slot.stride() for slot in slots))
 
     def gather(self, grads: Sequence[Tensor]) -> Piece:
         grad = grads[self.place]
         if self.as_it_lies:
             return self.param, grad, *self.rest
-        grad = grad.resolve_conj().resolve_neg() if grad.layout is torch.strided else grad.to_dense()
+        if grad.layout is not torch.strided:
+            grad = grad.to_dense()
+        elif not is_itself(grad):
+            grad = grad.clone()
         return tuple(real(tensor) for tensor in (self.param, grad, *self.rest))
 
     def scatter(self) -> None: ...
@@ -84,8 +87,8 @@ class Whole:
     def layout(self, grads: Sequence[Tensor]) -> tuple[Any, ...]:
         param, grad = self.param, grads[self.place]
         of_grad = grad.stride() if grad.layout is torch.strided else None
-        resolved = grad.is_conj(), grad.is_neg()  # a copy, which may lie otherwise
-        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, *resolved, *self.fixed
+        itself = is_itself(grad)  # else it is copied, and the copy may lie otherwise
+        return param.shape, param.stride(), grad.shape, of_grad, grad.dtype, itself, *self.fixed
 
 
 class Rows:

@@ -184,6 +184,7 @@ def kept(state: Tensors, name: str, value: Tensor) -> Tensor:
     """``value``, in the memory that the caller keeps for it in ``state``, if there is any.
 
     An operation of its own, so that a compiler cannot see that it might as well take memory of its own at every step.
+    The value is a fresh result, which is used from there only: so a compiler may compute it there.
     """
     if name not in state:
         return value
