@@ -22,8 +22,9 @@ def test_moments_of_the_density_are_unbiased(power: int) -> None:
 def test_shares_and_the_density_are_unbiased_where_all_nodes_are_taken() -> None:
     values = torch.linalg.eigvalsh(MATRIX)
     found = [measure.spectral_density(operator(MATRIX), starts=24, nodes=40, seed=seed) for seed in range(200)]
-    shares = [one.share_below(1.0) for one in found]
-    truth = float((values < 1.0).double().mean())
+    level = 1.04  # between two eigenvalues: which side of 1 the one at 1 lies on is a matter of rounding
+    shares = [one.share_below(level) for one in found]
+    truth = float((values < level).double().mean())
     assert_unbiased([one.value for one in shares], [one.error for one in shares], truth)
     heights = [one.at(torch.tensor([0.5]), width=0.5) for one in found]
     bell = float(torch.exp(-(((0.5 - values) / 0.5) ** 2) / 2).mean() / (0.5 * math.sqrt(2 * math.pi)))
@@ -35,7 +36,7 @@ def test_the_density_is_that_of_the_eigenvalues() -> None:
     found = measure.spectral_density(operator(MATRIX), starts=400, nodes=40)
     torch.testing.assert_close(found.nodes[0], values, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(found.weights.sum(1), torch.ones(400, dtype=torch.float64))
-    for level in (-2.0, 1.0, 20.0):
+    for level in (-2.0, 1.04, 20.0):
         share = found.share_below(level)
         assert abs(share.value - float((values < level).double().mean())) < 4 * share.error
     grid = torch.linspace(-8, 34, 400, dtype=torch.float64)
