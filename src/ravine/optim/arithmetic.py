@@ -142,7 +142,7 @@ def apply(common: Common, by_shortcut: bool, param: Tensor, grad: Tensor, *rest:
     """Apply the rule to one block, by its shortcut if it has one and that is allowed."""
     rule = common.rule
     point, slope = seen(common, param, grad)
-    if common.room is not None:  # no graph after all
+    if common.room is not None:  # only a graph gains by the rooms of rows, also where one was thought of
         rest = rest[: len(rule.slots)]
     state = dict(zip((*rule.slots, *rule.row_rooms, *rule.tensor_rooms)[: len(rest)], rest, strict=True))
     rooms = {name: common.temporary(point, name) for name in rule.rooms}

@@ -172,9 +172,9 @@ class Alike:
         self.numbers = {
             name: joined([state[name] for state in states], states[0][name].new_empty(len(states))) for name in names
         }
-        strided = [grad.layout is torch.strided for grad in given.grads]
+        layouts = [grad.layout for grad in given.grads]
         packs = [] if kernel else self._packs(given, places)
-        self.places = [k for k in places if kernel and strided[k]]
+        self.places = [k for k in places if kernel and layouts[k] is torch.strided]
         self.places.sort(key=lambda k: given.params[k].numel() > FEW)
         few = sum(given.params[k].numel() <= FEW for k in self.places)
         self.small = few if few >= MANY else 0
@@ -184,10 +184,10 @@ class Alike:
         ]
         together = {*self.places, *(k for pack in packs for k in pack.places)}
         alone = [Whole(given, k) for k in places if k not in together]
-        rest = [one for one in alone if given.grads[one.place].layout is not torch.sparse_coo]
+        rest = [one for one in alone if layouts[one.place] is not torch.sparse_coo]
         self.sources: list[Source] = [*packs, *rest]
         self.undecayed: list[Source] = [*(map(Moves, packs) if self._moves(packs) else packs), *rest]
-        self.sparse = [one for one in alone if given.grads[one.place].layout is torch.sparse_coo]
+        self.sparse = [one for one in alone if layouts[one.place] is torch.sparse_coo]
         self.dims = 0 if self.rule.elementwise or not packs else 1 + first.dim()
         self.rounded_from = places[0] if given.rounds(places[0]) else None  # tells its draws from those of other parts
         self.kinds: dict[tuple[bool, bool], Kind | None] = {}  # by whether there is weight decay, and maximize

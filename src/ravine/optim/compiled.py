@@ -117,17 +117,19 @@ def apart(tensors: Iterable[Tensor]) -> list[Tensor]:
 
     In a graph of one tensor in two places there would be one argument for both, and the next step may have two.
     """
-    found: dict[int, Tensor] = {}
+    found: list[Tensor] = []
+    seen: set[int] = set()
     for tensor in tensors:
-        place = (tensor.data_ptr() if plain(tensor) else 0) or id(tensor)
-        if place not in found:
-            found[place] = tensor
+        place = (tensor.data_ptr() if plain(tensor) else 0) or id(tensor)  # what is empty has no address
+        if place not in seen:
+            found.append(tensor)
         elif plain(tensor):
             size, stride = tensor.shape, tensor.stride()
-            found[-len(found)] = torch.empty_strided(size, stride, dtype=tensor.dtype, device=tensor.device)
+            found.append(torch.empty_strided(size, stride, dtype=tensor.dtype, device=tensor.device))
         else:
-            found[-len(found)] = tensor.detach()
-    return list(found.values())
+            found.append(tensor.detach())
+        seen.add(place)
+    return found
 
 
 def filled(batches: Sequence[Batch], given: Sequence[Tensor]) -> Iterator[Batch]:

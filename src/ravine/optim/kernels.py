@@ -109,15 +109,7 @@ def _adagrad(
 ) -> None:
     steps = [_count(1.0)] * len(params)  # only lr_decay goes by them
     torch._fused_adagrad_(
-        params,
-        grads,
-        sums,
-        steps,
-        lr=lr,
-        lr_decay=0.0,
-        weight_decay=weight_decay,
-        eps=eps,
-        maximize=maximize,
+        params, grads, sums, steps, lr=lr, lr_decay=0.0, weight_decay=weight_decay, eps=eps, maximize=maximize
     )
     increment_version(params)
 
